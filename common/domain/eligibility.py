@@ -1,0 +1,201 @@
+"""Can this instance move to this server? Pure; asked by the planner for a whole plan and by preflight for one job.
+
+All findings are returned at once, each with what to do. On LXD 5.0.2 most of them would otherwise surface after the
+bytes have moved, or never: a missing pool is silently replaced by that of a profile, a missing bridge fails the start.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from common.domain.fleet import Pool, Profile, Server
+from common.domain.instance import Devices, Instance, is_root_disk
+from common.domain.plan import Finding, Method, Mode, Move, Retire
+
+#: Room that a move leaves free in the target's pool, in bytes; a full pool can no longer even delete.
+POOL_RESERVE = 256 * 1024**2
+#: What both servers must know.
+REQUIRED_EXTENSIONS = frozenset({"container_incremental_copy", "instances", "projects"})
+
+
+def findings(
+    instance: Instance, move: Move, source: Server, target: Server, *, own_job: str = ""
+) -> tuple[Finding, ...]:
+    """Everything that stands in the way of this move, refusals and warnings. ``own_job`` may already hold it."""
+    return (
+        *_about_servers(source, target),
+        *_about_instance(instance, move, own_job),
+        *_about_name(move, target, own_job),
+        *_about_resources(instance, move, target),
+    )
+
+
+def _refuse(code: str, message: str, hint: str) -> Finding:
+    return Finding(code=code, message=message, hint=hint)
+
+
+def _about_servers(source: Server, target: Server) -> Iterator[Finding]:
+    for server in (source, target):
+        if not server.info.trusted:
+            yield _refuse(
+                "not_trusted",
+                f"{server.remote} does not trust our certificate",
+                f"`herder remote add {server.remote} ADDRESS` with a token made on it",
+            )
+        missing = sorted(REQUIRED_EXTENSIONS - server.info.extensions)
+        if missing:
+            yield _refuse("extension", f"{server.remote} lacks the API extensions {', '.join(missing)}", "upgrade it")
+    if source.info.certificate == target.info.certificate:
+        yield _refuse(
+            "same_server", f"{source.remote} and {target.remote} are the same server", "choose another target"
+        )
+
+
+def _about_instance(instance: Instance, move: Move, own_job: str) -> Iterator[Finding]:
+    holder = instance.marks.get("job", "")
+    if holder and holder != own_job:
+        if instance.marks.get("state") == "retired":
+            yield _refuse(
+                "retired", f"job {holder} has moved it away; this is the retired source", "delete it, or undo"
+            )
+        else:
+            hint = f"`herder retry {holder}` or `herder cancel {holder}`"
+            yield _refuse("claimed", f"it belongs to job {holder}", hint)
+    if instance.status not in ("Running", "Stopped"):
+        yield _refuse("status", f"its status is {instance.status}", "unfreeze, start or stop it first")
+    if instance.is_virtual_machine:
+        yield _refuse("virtual_machine", "it is a virtual machine", "stop it and move it with `lxc move` for now")
+    if instance.ephemeral and instance.is_running:
+        yield _refuse(
+            "ephemeral", "it is ephemeral: stopping it would delete the source", "make it non-ephemeral first"
+        )
+    if move.policy.mode is not Mode.PULL:
+        yield _refuse("mode", f"mode {move.policy.mode} is not supported", "use pull")
+    if move.method is Method.WARM and move.overrides.instance_only:
+        yield _refuse("instance_only", "a warm move needs its snapshots", "use `method: cold` with instance-only")
+    if move.policy.retire is Retire.DELETE and instance.expanded_config.get("security.protection.delete") == "true":
+        yield _refuse(
+            "protected", "security.protection.delete keeps the source from being deleted", "use `retire: stop`"
+        )
+
+
+def _about_name(move: Move, target: Server, own_job: str) -> Iterator[Finding]:
+    if move.target_project not in target.projects:
+        hint = f"`lxc project create {target.remote}:{move.target_project}`"
+        yield _refuse("project", f"{target.remote} has no project {move.target_project}", hint)
+        return
+    there = target.instance(move.target_project, move.name)
+    if there is not None and (not own_job or there.marks.get("job") != own_job):
+        yield _refuse(
+            "name_taken",
+            f"{target.remote} has an instance {move.name} already",
+            f"rename or delete {target.remote}:{move.name}, or move under another name",
+        )
+
+
+def _about_resources(instance: Instance, move: Move, target: Server) -> Iterator[Finding]:
+    if instance.architecture not in target.info.architectures:
+        known = ", ".join(target.info.architectures)
+        yield _refuse(
+            "architecture", f"{target.remote} cannot run {instance.architecture}, only {known}", "another target"
+        )
+    profiles = target.profiles.get(move.target_project, {})
+    for name in wanted_profiles(instance, move):
+        if name not in profiles:
+            hint = f"`lxc profile copy {move.source}:{name} {target.remote}:`"
+            yield _refuse("profile", f"{target.remote} has no profile {name}", hint)
+    yield from _about_pool(instance, move, target)
+    yield from _about_devices(expanded_on_target(instance, move, profiles), move, target)
+
+
+def wanted_profiles(instance: Instance, move: Move) -> tuple[str, ...]:
+    """The profiles that the copy will have."""
+    return instance.profiles if move.overrides.profiles is None else move.overrides.profiles
+
+
+def wanted_pool(instance: Instance, move: Move) -> str:
+    """The pool that the copy's root disk will be in."""
+    overridden = next((d["pool"] for d in move.overrides.devices.values() if is_root_disk(d)), "")
+    return move.overrides.storage or overridden or instance.root_pool
+
+
+def wanted_devices(instance: Instance, move: Move) -> dict[str, dict[str, str]]:
+    """The copy's local devices: the source's, the overrides, and always an explicit root disk.
+
+    The root disk is explicit because a server replaces a pool that it does not have by that of a profile.
+    """
+    devices = {name: dict(device) for name, device in instance.own_devices.items()}
+    for name, device in move.overrides.devices.items():
+        devices[name] = {**instance.expanded_devices.get(name, {}), **device}
+    root = next((n for n, d in instance.expanded_devices.items() if is_root_disk(d)), "root")
+    devices[root] = {**instance.expanded_devices.get(root, {}), **devices.get(root, {})}
+    devices[root] |= {"type": "disk", "path": "/", "pool": wanted_pool(instance, move)}
+    return devices
+
+
+def expanded_on_target(instance: Instance, move: Move, profiles: Mapping[str, Profile]) -> Devices:
+    """The devices that the copy will have on the target, those of the target's profiles included."""
+    inherited = {
+        name: device
+        for profile in wanted_profiles(instance, move)
+        if profile in profiles
+        for name, device in profiles[profile].devices.items()
+    }
+    return {**inherited, **wanted_devices(instance, move)}
+
+
+def _about_pool(instance: Instance, move: Move, target: Server) -> Iterator[Finding]:
+    name = wanted_pool(instance, move)
+    pool = target.pools.get(name)
+    if pool is None:
+        have = ", ".join(sorted(target.pools)) or "none"
+        yield _refuse("pool", f"{target.remote} has no pool {name}; it has {have}", "choose one with --storage")
+        return
+    if pool.total and pool.free < POOL_RESERVE:
+        hint = f"free or add space in pool {name} of {target.remote}"
+        yield _refuse("space", f"pool {name} of {target.remote} has only {pool.free // 1024**2} MiB free", hint)
+
+
+def _about_devices(devices: Devices, move: Move, target: Server) -> Iterator[Finding]:
+    networks = target.networks.get(move.target_project, frozenset())
+    for name, device in devices.items():
+        kind = device.get("type")
+        if kind == "nic":
+            yield from _about_nic(name, device, networks, target)
+        elif kind == "disk" and not is_root_disk(device):
+            yield from _about_disk(name, device, move, target)
+        elif kind not in ("disk", "none", "proxy", "infiniband"):
+            yield _refuse(
+                "device",
+                f"device {name} ({kind}) is bound to the source's hardware or host",
+                f"remove it, or mask it with --device {name},type=none",
+            )
+
+
+def _about_nic(name: str, device: Mapping[str, str], networks: Iterable[str], target: Server) -> Iterator[Finding]:
+    network = device.get("network") or device.get("parent")
+    if network and network not in networks:
+        yield _refuse(
+            "network",
+            f"device {name} needs network {network}, which {target.remote} does not have",
+            f"create it there, or override it with --device {name},network=NAME",
+        )
+
+
+def _about_disk(name: str, device: Mapping[str, str], move: Move, target: Server) -> Iterator[Finding]:
+    pool = device.get("pool")
+    if not pool:
+        yield _refuse(
+            "host_path",
+            f"device {name} shares the path {device.get('source')} of the source's host",
+            f"remove it, or mask it with --device {name},type=none",
+        )
+    elif (pool, move.target_project, device.get("source", "")) not in target.volumes:
+        yield _refuse(
+            "volume",
+            f"device {name} needs the custom volume {pool}/{device.get('source')}, which {target.remote} does not have",
+            f"`lxc storage volume copy {move.source}:{pool}/{device.get('source')} {target.remote}:{pool}/…` first",
+        )
+
+
+def fits_together(pool: Pool, sizes: Iterable[int]) -> bool:
+    """Whether instances of these sizes in bytes fit into a pool; always, if the server does not tell its size."""
+    return not pool.total or sum(sizes) + POOL_RESERVE <= pool.free

@@ -1,0 +1,73 @@
+"""Servers as seen at one moment: what a plan is made from, and what preflight checks against."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from common.domain.instance import Config, Devices, Instance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """One storage pool; ``total`` and ``used`` in bytes, 0 if the server does not tell."""
+
+    name: str
+    driver: str
+    total: int = 0
+    used: int = 0
+
+    @property
+    def free(self) -> int:
+        return max(0, self.total - self.used)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """One profile of one project."""
+
+    name: str
+    config: Config = field(default_factory=dict)
+    devices: Devices = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerInfo:
+    """What ``GET /1.0`` tells. ``pid`` changes when the daemon restarts, and then all operations are forgotten."""
+
+    name: str
+    product: str
+    version: str
+    pid: int
+    trusted: bool
+    extensions: frozenset[str]
+    architectures: tuple[str, ...]
+    addresses: tuple[str, ...]
+    certificate: str
+    clustered: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """One server as a source or target. The mappings of a project's things are keyed by project, then by name."""
+
+    remote: str
+    info: ServerInfo
+    projects: tuple[str, ...] = ("default",)
+    instances: tuple[Instance, ...] = ()
+    pools: Mapping[str, Pool] = field(default_factory=dict)
+    profiles: Mapping[str, Mapping[str, Profile]] = field(default_factory=dict)
+    networks: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    #: ``(pool, project, volume)`` of every custom volume.
+    volumes: frozenset[tuple[str, str, str]] = frozenset()
+
+    def instance(self, project: str, name: str) -> Instance | None:
+        """The instance of this name, or None."""
+        return next((i for i in self.instances if i.project == project and i.name == name), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fleet:
+    """Every server that a request names, stamped with the moment it was seen."""
+
+    seen_at: datetime
+    servers: Mapping[str, Server]

@@ -1,0 +1,108 @@
+"""The facts of one instance, as a server told them at one moment. Built by ``common.lxd.records``."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+#: Marks that herder writes on instances, and devices that it adds, begin with these.
+MARK_PREFIX = "user.herder."
+GUARD_DEVICE = "herder-guard"
+
+_NIC_ADDRESS = re.compile(r"^volatile\.(?P<device>.+)\.hwaddr$")
+_IDENTITY_KEYS = ("volatile.base_image", "volatile.uuid", "volatile.cloud-init.instance-id")
+
+Config = Mapping[str, str]
+Devices = Mapping[str, Mapping[str, str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """One snapshot of an instance; ``name`` without the instance's name."""
+
+    name: str
+    created_at: datetime
+    stateful: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instance:
+    """One instance. ``config`` holds its own keys, ``expanded_*`` also those of its profiles."""
+
+    name: str
+    project: str = "default"
+    type: str = "container"
+    status: str = "Stopped"
+    architecture: str = "x86_64"
+    description: str = ""
+    ephemeral: bool = False
+    stateful: bool = False
+    profiles: tuple[str, ...] = ("default",)
+    config: Config = field(default_factory=dict)
+    devices: Devices = field(default_factory=dict)
+    expanded_config: Config = field(default_factory=dict)
+    expanded_devices: Devices = field(default_factory=dict)
+    location: str = ""
+    created_at: datetime = datetime(1970, 1, 1, tzinfo=UTC)
+    last_used_at: datetime = datetime(1970, 1, 1, tzinfo=UTC)
+    snapshots: tuple[Snapshot, ...] | None = None
+    etag: str = ""
+
+    @property
+    def is_running(self) -> bool:
+        return self.status == "Running"
+
+    @property
+    def is_stopped(self) -> bool:
+        return self.status == "Stopped"
+
+    @property
+    def is_virtual_machine(self) -> bool:
+        return self.type == "virtual-machine"
+
+    @property
+    def is_guarded(self) -> bool:
+        """Whether herder's guard device keeps it from starting."""
+        return self.devices.get(GUARD_DEVICE, {}).get("type") == "unix-char"
+
+    @property
+    def root_pool(self) -> str:
+        """The pool of the root disk, ``""`` if no device is a root disk."""
+        return next((d.get("pool", "") for d in self.expanded_devices.values() if is_root_disk(d)), "")
+
+    @property
+    def addresses(self) -> Config:
+        """MAC address by NIC device."""
+        found = ((_NIC_ADDRESS.match(key), value) for key, value in self.config.items())
+        volatile = {match["device"]: value for match, value in found if match}
+        fixed = {n: d["hwaddr"] for n, d in self.expanded_devices.items() if d.get("type") == "nic" and "hwaddr" in d}
+        return volatile | fixed
+
+    @property
+    def identity(self) -> Config:
+        """The volatile keys that make a copy the same machine: MAC addresses, uuid, cloud-init's id, base image.
+
+        All other volatile keys describe its last run on the old server; ``volatile.last_state.power`` would even make
+        the new server start it at boot.
+        """
+        return {k: v for k, v in self.config.items() if k in _IDENTITY_KEYS or _NIC_ADDRESS.match(k)}
+
+    @property
+    def marks(self) -> Config:
+        """What herder wrote on it, by the key without prefix."""
+        return {k.removeprefix(MARK_PREFIX): v for k, v in self.config.items() if k.startswith(MARK_PREFIX) and v}
+
+    @property
+    def own_config(self) -> Config:
+        """Its config as its owner sees it: without volatile keys and herder's marks."""
+        return {k: v for k, v in self.config.items() if not k.startswith(("volatile.", MARK_PREFIX))}
+
+    @property
+    def own_devices(self) -> Devices:
+        """Its local devices without herder's guard."""
+        return {name: device for name, device in self.devices.items() if name != GUARD_DEVICE}
+
+
+def is_root_disk(device: Mapping[str, str]) -> bool:
+    """Whether a device is an instance's root disk."""
+    return device.get("type") == "disk" and device.get("path") == "/" and bool(device.get("pool"))

@@ -1,0 +1,47 @@
+"""A server's background operation, and which one a job waits for."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+SUCCESS, FAILURE, CANCELLED = 200, 400, 401
+#: Our own code for an operation that its server no longer knows: it ended, nobody saw how.
+FORGOTTEN = 404
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operation:
+    """One operation as a server reports it.
+
+    ``status_code``: 103 Running, 105 Pending, 200 Success, 400 Failure, 401 Cancelled. ``metadata`` may hold the
+    secrets of a migration: never log it.
+    """
+
+    id: str
+    status_code: int
+    description: str = ""
+    error: str = ""
+    may_cancel: bool = False
+    resources: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def is_finished(self) -> bool:
+        return self.status_code >= SUCCESS
+
+    @property
+    def is_forgotten(self) -> bool:
+        return self.status_code == FORGOTTEN
+
+    @property
+    def succeeded(self) -> bool:
+        return self.status_code == SUCCESS
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperationRef:
+    """Which operation, on which remote. ``project`` finds it in listings, which show one project at a time."""
+
+    remote: str
+    id: str
+    project: str = "default"

@@ -1,0 +1,39 @@
+"""One look at a server: everything that planning and preflight ask about. Called by both sides."""
+
+from collections.abc import Sequence
+
+from common.domain.errors import NotFound
+from common.domain.fleet import Server
+from common.domain.instance import Instance
+from common.lxd.client import LxdClient
+
+
+def survey(client: LxdClient, *, projects: Sequence[str], only: str | None = None) -> Server:
+    """The server as it is now. ``only`` leaves all instances out but the one of this name.
+
+    Raises ServerUnreachable and NotTrusted.
+    """
+    info = client.info()
+    if not info.trusted:
+        return Server(remote=client.remote, info=info)
+    known = client.projects()
+    seen = [project for project in projects if project in known]
+    return Server(
+        remote=client.remote,
+        info=info,
+        projects=tuple(known),
+        instances=tuple(i for project in seen for i in _instances(client, project, only)),
+        pools={pool.name: pool for pool in client.pools()},
+        profiles={project: {p.name: p for p in client.profiles(project=project)} for project in seen},
+        networks={project: client.networks(project=project) for project in seen},
+        volumes=frozenset(volume for project in seen for volume in client.volumes(project=project)),
+    )
+
+
+def _instances(client: LxdClient, project: str, only: str | None) -> tuple[Instance, ...]:
+    if only is None:
+        return client.instances(project=project)
+    try:
+        return (client.instance(only, project=project),)
+    except NotFound:
+        return ()

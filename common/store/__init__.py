@@ -1,0 +1,1 @@
+"""Redis: jobs with leases and fences, slots, operation results and events. ``keys`` documents every key."""

@@ -1,0 +1,42 @@
+-- The checkpoint: refused with a stale fence; otherwise the record, the due time, the event, the permits given back and
+-- the next wake-up change together.
+-- namespace, id, owner, ver, cmsgpack{state, phase, record, keep, lease_ms, delay_ms, operations={{remote, op, project}..},
+--   release={..}, plan, events={..}} -> {1, control} | {0}
+local id = ARGV[2]
+if not is_held(id, ARGV[3], ARGV[4]) then return { 0 } end
+local c = cmsgpack.unpack(ARGV[5])
+local key, due, t = job_key(id), NS .. ':due', now()
+redis.call('HSET', key, 'state', c.state, 'phase', c.phase, 'record', c.record)
+release(id, c.release)
+for _, event in ipairs(c.events) do
+  redis.call('XADD', NS .. ':events:' .. c.plan, 'MAXLEN', '~', 10000, '*', 'event', event)
+end
+if c.keep then
+  redis.call('HSET', key, 'lease', t + c.lease_ms)
+  redis.call('ZADD', due, t + c.lease_ms, id)
+  return { 1, redis.call('HGET', key, 'control') }
+end
+redis.call('HSET', key, 'owner', '', 'lease', 0)
+if c.state == 'done' or c.state == 'parked' or c.state == 'cancelled' then
+  redis.call('ZREM', due, id)
+  redis.call('HSET', key, 'control', '')
+elseif c.state == 'paused' then
+  redis.call('ZREM', due, id)
+  redis.call('HSET', key, 'control', '')
+elseif c.state == 'waiting' then
+  redis.call('ZADD', due, t + c.delay_ms, id)
+  for _, o in ipairs(c.operations) do
+    -- The operation may have ended before we got here: then its result is already known and nobody would wake us.
+    if redis.call('EXISTS', NS .. ':result:' .. o[1] .. ':' .. o[2]) == 1 then
+      wake(id)
+    else
+      redis.call('HSET', NS .. ':waiting:' .. o[1], o[2], id .. '|' .. o[3])
+      redis.call('SADD', NS .. ':listening', o[1])
+    end
+  end
+  if redis.call('HGET', key, 'control') == 'cancel' then wake(id) end
+else
+  redis.call('ZADD', due, t + c.lease_ms, id)
+  push(id, c.phase)
+end
+return { 1, redis.call('HGET', key, 'control') }

@@ -1,0 +1,8 @@
+-- namespace, id, command ('pause', 'cancel' or '') -> the job's state, or '' if there is none
+local id = ARGV[2]
+local state = redis.call('HGET', job_key(id), 'state')
+if not state then return '' end
+if state == 'done' or state == 'parked' or state == 'cancelled' then return state end
+redis.call('HSET', job_key(id), 'control', ARGV[3])
+if state ~= 'running' then wake(id) end
+return state

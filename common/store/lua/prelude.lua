@@ -1,0 +1,47 @@
+-- Loaded in front of every script. ARGV[1] is always the namespace.
+local NS = ARGV[1]
+
+local function now()
+  local t = redis.call('TIME')
+  return t[1] * 1000 + math.floor(t[2] / 1000)
+end
+
+local function job_key(id) return NS .. ':job:' .. id end
+
+-- Push a dramatiq message the way its broker does. Arguments travel as kwargs because cmsgpack writes an empty Lua table
+-- as an array, which dramatiq accepts for args and not for kwargs.
+local function push(id, phase)
+  local mid = 'w' .. redis.call('INCR', NS .. ':message') .. '-' .. now()
+  local body = cmsgpack.pack({
+    queue_name = phase, actor_name = phase, args = {}, kwargs = { job_id = id },
+    options = { redis_message_id = mid }, message_id = mid, message_timestamp = now(),
+  })
+  local queue = NS .. '.dramatiq:' .. phase
+  if redis.call('HSETNX', queue .. '.msgs', mid, body) == 1 then redis.call('RPUSH', queue, mid) end
+end
+
+-- Make a job runnable now and send its wake-up; the pump sends another if this one is lost.
+local function wake(id)
+  local h = redis.call('HMGET', job_key(id), 'state', 'phase')
+  if h[1] and (h[1] == 'waiting' or h[1] == 'queued' or h[1] == 'paused') then
+    redis.call('ZADD', NS .. ':due', now(), id)
+    push(id, h[2])
+    return 1
+  end
+  return 0
+end
+
+local function is_held(id, owner, ver)
+  local h = redis.call('HMGET', job_key(id), 'owner', 'ver')
+  return h[1] == owner and h[2] == ver
+end
+
+-- Give permits back and wake the job that has waited longest for each.
+local function release(id, resources)
+  for _, resource in ipairs(resources) do
+    if redis.call('ZREM', NS .. ':slots:' .. resource, id) == 1 then
+      local first = redis.call('ZPOPMIN', NS .. ':queue:' .. resource)
+      if first[1] then wake(first[1]) end
+    end
+  end
+end

@@ -1,0 +1,1 @@
+"""The command line: one file per verb, ``render`` for people, ``--json`` for machines."""

@@ -1,0 +1,95 @@
+"""``herder cancel``, ``retry``, ``pause`` and ``resume``."""
+
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from common.domain.errors import InputError
+from common.store.jobs import JobStore
+from producer import control
+from producer.cli import exits, flow, options, render
+from producer.cli.exits import reports_errors
+from producer.control import Answer
+from producer.report import Report
+from producer.session import Session, open_session
+from producer.submit import submit
+from producer.watch import read_report
+
+PlanOrJob = Annotated[str, typer.Argument(metavar="ID", help="A plan's id, or one job's.")]
+Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Carry it out and watch, or only leave the request.")]
+
+
+@reports_errors
+def cancel(name: PlanOrJob, wait: Wait = True, as_json: options.Json = False) -> None:
+    """Bring instances back to their source and leave nothing; refused for those past the commit point."""
+    _ask_jobs(name, control.cancel, wait=wait, as_json=as_json)
+
+
+@reports_errors
+def retry(name: PlanOrJob, wait: Wait = True, as_json: options.Json = False) -> None:
+    """Try parked and cancelled jobs again: parked ones from their checkpoint."""
+    _ask_jobs(name, control.retry, wait=wait, as_json=as_json)
+
+
+@reports_errors
+def pause(name: PlanOrJob, as_json: options.Json = False) -> None:
+    """Let every job finish the step it is in and start no other."""
+    _ask_jobs(name, control.pause, wait=False, as_json=as_json)
+
+
+@reports_errors
+def resume(
+    plan_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="A plan's id.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every plan that is not finished.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Go on with what was left unfinished, paused jobs included, and watch it to its end."""
+    with open_session(with_workers=True) as session:
+        unfinished = _unfinished(session)
+        if plan_id is None and not everything and len(unfinished) > 1:
+            raise InputError(f"several plans are unfinished: {', '.join(unfinished)}", hint="name one, or give --all")
+        chosen = [plan_id] if plan_id else unfinished
+        for chosen_id in chosen:
+            submit(session.jobs.plan(chosen_id), session.jobs)
+            control.resume(chosen_id, session.jobs)
+        if not chosen and not as_json:
+            render.console.print("nothing is unfinished")
+        _finish_all([flow.watch_to_the_end(each, session, as_json=as_json) for each in chosen], as_json=as_json)
+
+
+def _unfinished(session: Session) -> list[str]:
+    reports = [read_report(plan_id, session.jobs, session.operations) for plan_id in session.jobs.plans()]
+    return [report.plan for report in reports if not report.has_ended]
+
+
+def _finish_all(reports: list[Report], *, as_json: bool) -> None:
+    worst = exits.OK
+    for each in reports:
+        try:
+            flow.finish(each, as_json=as_json)
+        except typer.Exit as left:
+            worst = left.exit_code
+    if worst != exits.OK:
+        raise typer.Exit(worst)
+
+
+def _ask_jobs(name: str, ask: Callable[[str, JobStore], list[Answer]], *, wait: bool, as_json: bool) -> None:
+    with open_session(with_workers=wait) as session:
+        answers = ask(name, session.jobs)
+        if not as_json:
+            for answer in answers:
+                text = f"[red]refused[/]: {answer.refused}" if answer.refused else answer.done
+                render.console.print(f"{answer.instance} ({answer.job}): {text}")
+        accepted = [answer for answer in answers if not answer.refused]
+        if accepted and wait:
+            plan_id = control.jobs_of(name, session.jobs)[0].plan
+            report = flow.watch_to_the_end(plan_id, session, as_json=as_json)
+            if not as_json:
+                render.console.print(render.final(report))
+    if as_json:
+        exits.print_json(
+            [{"job": a.job, "instance": a.instance, "done": a.done, "refused": a.refused} for a in answers]
+        )
+    if not accepted and answers:
+        raise typer.Exit(exits.NOT_ALL)

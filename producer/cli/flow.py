@@ -1,0 +1,131 @@
+"""From a request to its end: plan, show, ask, submit, watch, report. Shared by evacuate, move, run and resume."""
+
+import secrets
+import string
+import sys
+import time
+from collections import deque
+from pathlib import Path
+
+import typer
+from rich.live import Live
+
+from common.config import load_settings
+from common.domain.errors import InputError, PreflightRefused
+from common.domain.plan import Plan, Request
+from common.lxd.remotes import Remotes
+from common.store.codec import to_plain
+from producer.cli import exits, render
+from producer.inventory import take_inventory
+from producer.planner import make_plan
+from producer.report import Report
+from producer.session import Session, open_session
+from producer.submit import submit
+from producer.watch import follow
+
+_REFRESH_SECONDS = 0.25
+#: No vowels: an id is never a word, and 6 of these are 10^8 plans.
+_ID_ALPHABET = "".join(c for c in string.ascii_lowercase + string.digits if c not in "aeiou01l")
+_ID_LENGTH = 6
+
+
+def new_plan_id() -> str:
+    """A short random name for a plan."""
+    return "".join(secrets.choice(_ID_ALPHABET) for _ in range(_ID_LENGTH))
+
+
+def plan_for(request: Request, remotes: Remotes) -> Plan:
+    """Look at the servers and decide. Raises InputError."""
+    fleet = take_inventory(request, remotes, load_settings())
+    return make_plan(request, fleet, plan_id=new_plan_id())
+
+
+def carry_out(plan: Plan, *, yes: bool, as_json: bool, skip_refused: bool) -> None:
+    """Show the plan, ask, submit it and watch it to its end; leaves with the exit code of the result."""
+    refuse_or_warn(plan, skip_refused=skip_refused, ask=not yes and not as_json)
+    if not plan.moves:
+        if as_json:
+            exits.print_json({"plan": plan.id, "state": "empty", "jobs": []})
+        else:
+            render.console.print(f"nothing to move from {plan.request.select.source}")
+        return
+    if not as_json:
+        render.console.print(render.plan_table(plan))
+    if not yes:
+        _ask(f"Move {len(plan.moves)} of {len(plan.moves) + len(plan.refusals)} instances?")
+    with open_session(with_workers=True) as session:
+        submit(plan, session.jobs)
+        finish(watch_to_the_end(plan.id, session, as_json=as_json), as_json=as_json)
+
+
+def refuse_or_warn(plan: Plan, *, skip_refused: bool, ask: bool) -> None:
+    """Raises PreflightRefused, before anything moves, if instances are refused and nobody agreed to leave them."""
+    if not plan.refusals or skip_refused or (ask and plan.moves and sys.stdin.isatty()):
+        return
+    lines = [
+        f"{refusal.source}:{refusal.instance}: {finding.message} ({finding.hint})"
+        for refusal in plan.refusals
+        for finding in refusal.findings
+    ]
+    more = "; or move the others with --skip-refused" if plan.moves else ""
+    raise PreflightRefused(
+        f"{len(plan.refusals)} of {len(plan.refusals) + len(plan.moves)} instances cannot move; nothing has moved\n"
+        + "\n".join(lines),
+        hint=f"mend what is named{more}",
+    )
+
+
+def _ask(question: str) -> None:
+    if not sys.stdin.isatty():
+        raise InputError("there is nobody to ask", hint="give --yes")
+    if not typer.confirm(question):
+        raise typer.Exit(exits.OK)
+
+
+def watch_to_the_end(plan_id: str, session: Session, *, as_json: bool) -> Report:
+    """Show the plan at work until it has ended; the last report."""
+    reports = follow(plan_id, session.jobs, session.operations, lambda: time.sleep(_REFRESH_SECONDS))
+    last = next(reports)
+    if as_json:
+        return deque(reports, maxlen=1).pop() if not last.has_ended else last
+    if not render.console.is_terminal:
+        return _watch_as_lines(plan_id, session)
+    with Live(render.live(last), console=render.console, refresh_per_second=8, transient=True) as view:
+        for last in reports:
+            view.update(render.live(last))
+    return last
+
+
+def _watch_as_lines(plan_id: str, session: Session) -> Report:
+    """For logs and pipes: one line for each step that a job completed."""
+    after = "0"
+    reports = follow(plan_id, session.jobs, session.operations, lambda: time.sleep(_REFRESH_SECONDS))
+    while True:
+        report = next(reports)
+        for entry_id, event in session.events.read(plan_id, after):
+            after = entry_id
+            if event["outcome"] != "wait":
+                reason = f": {event['error']}" if event["error"] else ""
+                render.console.print(f"{event['instance']}: {event['step']} {event['outcome']}{reason}", markup=False)
+        if report.has_ended:
+            return report
+
+
+def finish(report: Report, *, as_json: bool) -> None:
+    """Print the result and leave with its exit code."""
+    if as_json:
+        exits.print_json(to_plain(report))
+    else:
+        render.console.print(render.final(report))
+    if report.totals.done < report.totals.jobs or report.refused:
+        raise typer.Exit(exits.NOT_ALL)
+
+
+def write_or_show(plan: Plan, output: Path | None, *, as_json: bool) -> None:
+    """The answer of `herder plan`."""
+    if as_json:
+        exits.print_json(to_plain(plan))
+        return
+    render.console.print(render.plan_table(plan))
+    if output is not None:
+        render.console.print(f"written to {output}; carry it out with `herder run {output}`")

@@ -1,0 +1,57 @@
+"""The command group and nothing else."""
+
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from producer.cli import control, doctor, evacuate, move, plan, remote, watch, worker
+from producer.cli.exits import EXIT_STATUS
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(version("herder"))
+        raise typer.Exit
+
+
+app = typer.Typer(
+    name="herder",
+    help="Move LXD and Incus instances in bulk: planned, parallel, resumable, with a short downtime.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+for command in (
+    plan.plan,
+    plan.run,
+    evacuate.evacuate,
+    move.move,
+    watch.status,
+    watch.watch,
+    watch.report,
+    control.cancel,
+    control.retry,
+    control.pause,
+    control.resume,
+    worker.worker,
+    doctor.doctor,
+):
+    app.command(epilog=EXIT_STATUS)(command)
+app.add_typer(remote.app, name="remote")
+
+
+@app.callback()
+def herder(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, help="Print the version and leave.", callback=_print_version),
+    ] = False,
+) -> None:
+    """Move LXD and Incus instances in bulk: planned, parallel, resumable, with a short downtime."""
+
+
+def main() -> None:
+    """Entry point of the ``herder`` command."""
+    app()

@@ -1,0 +1,142 @@
+"""Options that several verbs share, and the Request that they amount to."""
+
+from datetime import timedelta
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from common.domain.errors import InputError
+from common.domain.plan import AfterGrace, Limits, Method, Mode, Overrides, Policy, Request, Retire, Selection
+from common.domain.units import parse_duration
+from common.lxd.remotes import Remotes, split_name
+
+Json = Annotated[bool, typer.Option("--json", help="Answer in JSON on standard output.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+To = Annotated[list[str], typer.Option("--to", help="Target server; may be given several times.", metavar="TARGET:")]
+Project = Annotated[str | None, typer.Option("--project", help="Project on the source; the remote's own if left out.")]
+TargetProject = Annotated[str, typer.Option("--target-project", help="Project on the target; the same if left out.")]
+MethodOption = Annotated[
+    Method | None, typer.Option("--method", help="warm keeps it running while it is copied; cold stops it first.")
+]
+Downtime = Annotated[str, typer.Option("--downtime", help="Cut over once a pass takes no longer than this.")]
+Grace = Annotated[
+    str | None,
+    typer.Option("--grace", help="Time to shut down; the instance's boot.host_shutdown_timeout if left out."),
+]
+StopThen = Annotated[
+    AfterGrace, typer.Option("--stop-then", help="What to do with a guest that does not shut down within its grace.")
+]
+RetireOption = Annotated[
+    Retire,
+    typer.Option("--retire", help="stop keeps the source, unable to start; delete removes it. After verification."),
+]
+PerServer = Annotated[
+    int, typer.Option("--transfers", min=1, help="How many transfers a server serves at the same time.")
+]
+Cutovers = Annotated[int, typer.Option("--cutovers", min=1, help="How many cutovers a server has at the same time.")]
+SkipRefused = Annotated[
+    bool, typer.Option("--skip-refused", help="Move what can move, though some instances are refused.")
+]
+
+
+class ModeName(StrEnum):
+    """The words of `lxc move --mode`."""
+
+    PULL = "pull"
+    PUSH = "push"
+    RELAY = "relay"
+
+
+def remote_of(text: str, remotes: Remotes) -> str:
+    """``s1:`` or ``s1`` as a remote that exists. Raises InputError for an instance where a server is meant."""
+    remote, instance = split_name(text if ":" in text else f"{text}:")
+    if instance:
+        raise InputError(f"{text!r} names an instance; a server is written {remote}:")
+    return remotes.get(remote).name
+
+
+def duration(text: str, option: str) -> timedelta:
+    """A duration option. Raises InputError that names the option."""
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise InputError(f"{option}: {error}") from error
+
+
+def policy(
+    *, method: Method | None, downtime: str, grace: str | None, stop_then: AfterGrace, retire: Retire, mode: ModeName
+) -> Policy:
+    """The policy that these options ask for."""
+    return Policy(
+        method=method,
+        downtime=duration(downtime, "--downtime"),
+        grace=duration(grace, "--grace") if grace else None,
+        after_grace=stop_then,
+        retire=retire,
+        mode=Mode(mode.value),
+    )
+
+
+def evacuation(
+    source: str,
+    targets: list[str],
+    remotes: Remotes,
+    *,
+    project: str | None,
+    target_project: str,
+    policy: Policy,
+    limits: Limits,
+) -> Request:
+    """The request to empty a server. Raises InputError."""
+    name = remote_of(source, remotes)
+    return Request(
+        name=f"evacuate {name}",
+        select=Selection(source=name, project=project or remotes.get(name).project),
+        targets=tuple(dict.fromkeys(remote_of(target, remotes) for target in targets)),
+        target_project=target_project,
+        policy=policy,
+        limits=limits,
+    )
+
+
+def overrides(
+    config: list[str],
+    device: list[str],
+    profile: list[str] | None,
+    storage: str,
+    *,
+    no_profiles: bool,
+    instance_only: bool,
+    allow_inconsistent: bool,
+) -> Overrides:
+    """The overrides that the options of `lxc move` ask for. Raises InputError."""
+    if no_profiles and profile:
+        raise InputError("--no-profiles and --profile exclude each other")
+    chosen = () if no_profiles else tuple(profile) if profile else None
+    return Overrides(
+        config=dict(_pair(entry, "--config") for entry in config),
+        devices=_devices(device),
+        profiles=chosen,
+        storage=storage,
+        instance_only=instance_only,
+        allow_inconsistent=allow_inconsistent,
+    )
+
+
+def _pair(entry: str, option: str) -> tuple[str, str]:
+    key, equals, value = entry.partition("=")
+    if not equals or not key:
+        raise InputError(f"{option} {entry!r}: write KEY=VALUE")
+    return key, value
+
+
+def _devices(entries: list[str]) -> dict[str, dict[str, str]]:
+    devices: dict[str, dict[str, str]] = {}
+    for entry in entries:
+        name, comma, pair = entry.partition(",")
+        if not comma or not name:
+            raise InputError(f"--device {entry!r}: write DEVICE,KEY=VALUE")
+        key, value = _pair(pair, "--device")
+        devices.setdefault(name, {})[key] = value
+    return devices

@@ -1,0 +1,106 @@
+"""Pause, resume, retry and cancel: asked for by a person, carried out by the workers at the next checkpoint."""
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from common.domain.errors import InputError
+from common.domain.job import Job, State
+from common.store.jobs import JobStore
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What became of a request for one job; ``refused`` says why not, empty if it was accepted."""
+
+    job: str
+    instance: str
+    done: str = ""
+    refused: str = ""
+
+
+def jobs_of(name: str, store: JobStore) -> tuple[Job, ...]:
+    """The jobs meant by a plan's or a job's id. Raises InputError if it is neither."""
+    job = store.job(name)
+    if job is not None:
+        return (job,)
+    store.plan(name)
+    return store.jobs(name)
+
+
+def pause(name: str, store: JobStore) -> list[Answer]:
+    """Start no other step; the step at hand is finished, and an instance that is down is brought up first."""
+
+    def ask(job: Job) -> Answer:
+        if job.has_ended or job.state is State.PAUSED:
+            return _refuse(job, f"it is {job.state}")
+        store.control(job.id, "pause")
+        return _accept(job, "pauses after its step")
+
+    return _each(name, store, ask)
+
+
+def cancel(name: str, store: JobStore) -> list[Answer]:
+    """Back to the source, leaving nothing; refused after the commit point."""
+
+    def ask(job: Job) -> Answer:
+        if job.state in (State.DONE, State.CANCELLED):
+            return _refuse(job, f"it is {job.state}")
+        if job.is_committed:
+            where = f"{job.move.target}:{job.move.name}"
+            return _refuse(job, f"it is past the commit point: {where} is the instance now, so it only goes forward")
+        if job.state is State.PARKED:
+            return _requeue(job, store, Job.cancelled, "goes back to the source")
+        store.control(job.id, "cancel")
+        return _accept(job, "goes back to the source")
+
+    return _each(name, store, ask)
+
+
+def retry(name: str, store: JobStore) -> list[Answer]:
+    """Try parked jobs again from their checkpoint, cancelled ones from the beginning."""
+
+    def ask(job: Job) -> Answer:
+        if job.state not in (State.PARKED, State.CANCELLED):
+            return _refuse(job, f"it is {job.state}; only parked and cancelled jobs are tried again")
+        return _requeue(job, store, Job.retried, "is tried again")
+
+    return _each(name, store, ask)
+
+
+def resume(name: str, store: JobStore) -> list[Answer]:
+    """Let paused jobs go on."""
+
+    def ask(job: Job) -> Answer:
+        if job.state is State.PAUSED:
+            return _requeue(job, store, lambda paused: paused.to(State.QUEUED, blocked_on=""), "goes on")
+        store.control(job.id, "")
+        return _accept(job, f"is {job.state}")
+
+    return _each(name, store, ask)
+
+
+def _each(name: str, store: JobStore, ask: Callable[[Job], Answer]) -> list[Answer]:
+    return [ask(job) for job in jobs_of(name, store)]
+
+
+def _requeue(job: Job, store: JobStore, change: Callable[[Job], Job], done: str) -> Answer:
+    """Change a job that no worker touches, under a claim like everybody else."""
+    claim = store.claim(job.id, f"cli-{uuid.uuid4().hex}", ended_too=True)
+    if claim is None:
+        return _refuse(job, "a worker holds it; try again in a moment")
+    try:
+        changed = change(claim.job)
+    except ValueError as error:
+        store.commit(claim, claim.job)
+        raise InputError(str(error)) from error
+    store.commit(claim, changed)
+    return _accept(job, done)
+
+
+def _accept(job: Job, done: str) -> Answer:
+    return Answer(job=job.id, instance=job.move.instance, done=done)
+
+
+def _refuse(job: Job, why: str) -> Answer:
+    return Answer(job=job.id, instance=job.move.instance, refused=why)

@@ -1,0 +1,45 @@
+"""Remotes -> Fleet: asks every server that a request names, all at once."""
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+
+from common.config import Settings
+from common.domain.errors import HerderError, InputError
+from common.domain.fleet import Fleet, Server
+from common.domain.plan import Request
+from common.lxd.connect import connect
+from common.lxd.remotes import Remotes
+from common.lxd.survey import survey
+
+
+def take_inventory(request: Request, remotes: Remotes, settings: Settings) -> Fleet:
+    """The source and all targets as they are now.
+
+    Raises UnknownRemote, and InputError that names every server that does not answer or does not trust us.
+    """
+    names = tuple(dict.fromkeys((request.select.source, *request.targets)))
+    known = [remotes.get(name) for name in names]
+    projects = tuple(dict.fromkeys((request.select.project, request.target_project or request.select.project)))
+
+    def look(name: str) -> Server | HerderError:
+        try:
+            client = connect(
+                remotes.get(name), connect_timeout=settings.connect_timeout, read_timeout=settings.read_timeout
+            )
+            return survey(client, projects=projects)
+        except HerderError as error:
+            return error
+
+    with ThreadPoolExecutor(max_workers=max(1, len(known))) as pool:
+        seen = list(pool.map(look, names))
+    failed = [error for error in seen if isinstance(error, HerderError)]
+    if failed:
+        raise InputError("; ".join(error.message for error in failed), hint=failed[0].hint)
+    servers = [server for server in seen if isinstance(server, Server)]
+    untrusted = [server.remote for server in servers if not server.info.trusted]
+    if untrusted:
+        raise InputError(
+            f"{', '.join(untrusted)}: the server does not trust our client certificate",
+            hint=f"make a token there (`lxc config trust add`), then `herder remote add {untrusted[0]} TOKEN`",
+        )
+    return Fleet(seen_at=datetime.now(UTC), servers={server.remote: server for server in servers})

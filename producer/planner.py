@@ -1,0 +1,119 @@
+"""Request + Fleet -> Plan. Pure: the clock and the plan's id come in as arguments."""
+
+from datetime import datetime
+from fnmatch import fnmatchcase
+
+from common.domain.errors import InputError
+from common.domain.fleet import Fleet, Server
+from common.domain.instance import Instance
+from common.domain.plan import Method, Move, Plan, Refusal, Request, Selection, fingerprint, identity_of
+from producer.placement import Placement
+
+
+def make_plan(request: Request, fleet: Fleet, *, plan_id: str) -> Plan:
+    """Decide for every selected instance. Raises InputError if the request cannot be meant as it is."""
+    source = fleet.servers[request.select.source]
+    selected = select(source, request.select)
+    _check(request, selected)
+    placement = Placement(source, [fleet.servers[remote] for remote in request.targets])
+    moves: list[Move] = []
+    refusals: list[Refusal] = []
+    warnings: list[str] = []
+    for instance in selected:
+        placed, warned = placement.place(instance, _draft(request, instance))
+        if isinstance(placed, Refusal):
+            refusals.append(placed)
+        else:
+            moves.append(placed)
+            warnings += [f"{instance.name}: {finding.message}; {finding.hint}" for finding in warned]
+    return Plan(
+        id=plan_id,
+        name=request.name,
+        created_at=fleet.seen_at,
+        request=request,
+        moves=tuple(moves),
+        refusals=tuple(refusals),
+        warnings=tuple(warnings),
+        fingerprint=fingerprint({(i.project, i.name): i for i in selected}, tuple(moves)),
+    )
+
+
+def select(source: Server, selection: Selection) -> tuple[Instance, ...]:
+    """The instances meant, in the order in which they shall go: by boot.stop.priority, highest first, then by name.
+
+    Raises InputError if a named instance is not there or the project is unknown.
+    """
+    if source.info.trusted and selection.project not in source.projects:
+        raise InputError(f"{source.remote} has no project {selection.project}")
+    here = [i for i in source.instances if i.project == selection.project]
+    missing = sorted(set(selection.instances) - {i.name for i in here})
+    if missing:
+        where = f"{source.remote} (project {selection.project})"
+        raise InputError(f"no instance {', '.join(missing)} on {where}", hint=f"`lxc list {source.remote}:`")
+    chosen = [
+        i
+        for i in here
+        if (not selection.instances or i.name in selection.instances)
+        and all(fnmatchcase(i.expanded_config.get(key, ""), pattern) for key, pattern in selection.match.items())
+        # A source that an earlier plan has retired is not there any more as far as an evacuation is concerned.
+        and (i.name in selection.instances or i.marks.get("state") != "retired")
+    ]
+    return tuple(sorted(chosen, key=lambda i: (-_stop_priority(i), i.name)))
+
+
+def _stop_priority(instance: Instance) -> int:
+    value = instance.expanded_config.get("boot.stop.priority", "0")
+    return int(value) if value.lstrip("-").isdigit() else 0
+
+
+def _check(request: Request, selected: tuple[Instance, ...]) -> None:
+    if not request.targets:
+        raise InputError("no target given", hint="--to TARGET:")
+    if request.select.source in request.targets:
+        raise InputError(f"{request.select.source} is the source and a target at once")
+    if request.rename and len(selected) != 1:
+        raise InputError(f"a new name needs exactly one instance; {len(selected)} are selected")
+
+
+def _draft(request: Request, instance: Instance) -> Move:
+    return Move(
+        instance=instance.name,
+        source=request.select.source,
+        target="",
+        name=request.rename or instance.name,
+        project=instance.project,
+        target_project=request.target_project or instance.project,
+        type=instance.type,
+        identity=identity_of(instance),
+        method=_method(request, instance),
+        policy=request.policy,
+        overrides=request.overrides,
+    )
+
+
+def _method(request: Request, instance: Instance) -> Method:
+    """What was asked for; a stopped instance has nothing to keep running."""
+    if not instance.is_running:
+        return Method.COLD
+    return request.policy.method or Method.WARM
+
+
+def drift(plan: Plan, fleet: Fleet) -> list[str]:
+    """What has changed since the plan was made, as far as the plan relied on it; empty if nothing has."""
+    source = fleet.servers[plan.request.select.source]
+    here = {(i.project, i.name): i for i in source.instances}
+    if fingerprint(here, plan.moves) == plan.fingerprint:
+        changed = []
+    else:
+        changed = [f"the instances on {source.remote} are not as they were at {_minute(plan.created_at)}"]
+    for move in plan.moves:
+        instance = here.get((move.project, move.instance))
+        if instance is None:
+            changed.append(f"{move.source}:{move.instance} is gone")
+        elif identity_of(instance) != move.identity:
+            changed.append(f"{move.source}:{move.instance} was made anew")
+    return changed
+
+
+def _minute(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%d %H:%M UTC")

@@ -1,0 +1,184 @@
+"""Plan and jobs -> Report: plain values, the one thing that CLI, JSON and every other face render. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from statistics import quantiles
+from typing import Any
+
+from common.domain.job import Job, JobError, State
+from common.domain.plan import Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far the pass at hand is, in bytes and bytes per second, as its source reports."""
+
+    sent: int = 0
+    rate: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobReport:
+    """One job. Durations in seconds, sizes in bytes; ``passes`` is how many have finished."""
+
+    job: str
+    instance: str
+    project: str
+    source: str
+    target: str
+    name: str
+    method: str
+    state: str
+    phase: str
+    step: str
+    blocked_on: str
+    error: JobError | None
+    attempts: int
+    passes: int
+    bytes: int
+    rate: int
+    downtime_s: float | None
+    started_at: datetime | None
+    finished_at: datetime | None
+    share: float  # of its itinerary, 0 to 1
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Totals:
+    """``failed`` counts jobs that ended otherwise than done; ``parked`` those of them that wait for a person."""
+
+    jobs: int
+    done: int
+    failed: int
+    parked: int
+    bytes: int
+    downtime_p50_s: float | None
+    downtime_p99_s: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefusalReport:
+    """An instance that the plan leaves where it is."""
+
+    instance: str
+    project: str
+    source: str
+    reasons: tuple[str, ...]
+    hints: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """A plan and all its jobs at one moment. ``state`` is running, done, failed, paused or empty."""
+
+    plan: str
+    name: str
+    state: str
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    totals: Totals
+    jobs: tuple[JobReport, ...]
+    refused: tuple[RefusalReport, ...] = ()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing is left to do by itself."""
+        return self.state not in ("running", "paused")
+
+
+def make_report(plan: Plan, jobs: Sequence[Job], progress: Mapping[str, Progress]) -> Report:
+    """The report; ``progress`` by job id."""
+    ended = len(jobs) == len(plan.moves) and all(job.has_ended for job in jobs)
+    finishes = [job.finished_at for job in jobs if job.finished_at]
+    return Report(
+        plan=plan.id,
+        name=plan.name,
+        state=_state(plan, jobs),
+        created_at=plan.created_at,
+        started_at=min((job.started_at for job in jobs if job.started_at), default=None),
+        finished_at=max(finishes, default=plan.created_at) if ended else None,
+        totals=_totals(plan, jobs, progress),
+        jobs=tuple(_job(job, progress.get(job.id, Progress())) for job in jobs),
+        refused=tuple(
+            RefusalReport(
+                instance=refusal.instance,
+                project=refusal.project,
+                source=refusal.source,
+                reasons=tuple(finding.message for finding in refusal.findings),
+                hints=tuple(finding.hint for finding in refusal.findings),
+            )
+            for refusal in plan.refusals
+        ),
+    )
+
+
+def _state(plan: Plan, jobs: Sequence[Job]) -> str:
+    if not plan.moves:
+        return "empty"
+    states = {job.state for job in jobs}
+    if len(jobs) < len(plan.moves) or states & {State.QUEUED, State.RUNNING, State.WAITING}:
+        return "running"
+    if State.PAUSED in states:
+        return "paused"
+    return "done" if states == {State.DONE} else "failed"
+
+
+def _totals(plan: Plan, jobs: Sequence[Job], progress: Mapping[str, Progress]) -> Totals:
+    downtimes = sorted(job.downtime.total_seconds() for job in jobs if job.downtime is not None)
+    return Totals(
+        jobs=len(plan.moves),
+        done=sum(job.state is State.DONE for job in jobs),
+        failed=sum(job.state in (State.PARKED, State.CANCELLED) for job in jobs),
+        parked=sum(job.state is State.PARKED for job in jobs),
+        bytes=sum(job.sent + progress.get(job.id, Progress()).sent for job in jobs),
+        downtime_p50_s=_percentile(downtimes, 50),
+        downtime_p99_s=_percentile(downtimes, 99),
+    )
+
+
+def _percentile(ordered: Sequence[float], percent: int) -> float | None:
+    if not ordered:
+        return None
+    if len(ordered) == 1:
+        return round(ordered[0], 3)
+    return round(quantiles(ordered, n=100, method="inclusive")[percent - 1], 3)
+
+
+def _job(job: Job, progress: Progress) -> JobReport:
+    return JobReport(
+        job=job.id,
+        instance=job.move.instance,
+        project=job.move.project,
+        source=job.move.source,
+        target=job.move.target,
+        name=job.move.name,
+        method=job.move.method.value,
+        state=job.state.value,
+        phase=job.phase.value,
+        step=job.step,
+        blocked_on=job.blocked_on if job.state in (State.WAITING, State.PAUSED) else "",
+        error=job.error if job.state is not State.DONE else None,
+        attempts=job.total_attempts,
+        passes=len(job.passes),
+        bytes=job.sent + progress.sent,
+        rate=progress.rate,
+        downtime_s=round(job.downtime.total_seconds(), 3) if job.downtime is not None else None,
+        started_at=job.started_at,
+        finished_at=job.finished_at,
+        share=_share(job),
+        notes=tuple(f"a wreck that only its server's operator can remove: {wreck}" for wreck in _wrecks(job)),
+    )
+
+
+def _wrecks(job: Job) -> Sequence[Any]:
+    return job.facts.get("wrecks", ())  # type: ignore[no-any-return]
+
+
+def _share(job: Job) -> float:
+    if job.state is State.DONE:
+        return 1.0
+    at = job.reached if job.is_going_back else job.step
+    return job.forward.index(at) / len(job.forward.steps) if at else 0.0

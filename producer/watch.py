@@ -1,0 +1,33 @@
+"""Store -> Report, as things are at this moment. Used by every face that shows a plan."""
+
+from collections.abc import Callable, Iterator
+
+from common.domain.job import Job, State
+from common.store.jobs import JobStore
+from common.store.operations import OperationStore
+from producer.report import Progress, Report, make_report
+
+
+def read_report(plan_id: str, jobs: JobStore, operations: OperationStore) -> Report:
+    """The report of one plan now. Raises InputError if there is no such plan."""
+    plan = jobs.plan(plan_id)
+    records = jobs.jobs(plan_id)
+    return make_report(plan, records, {job.id: _progress(job, operations) for job in records})
+
+
+def _progress(job: Job, operations: OperationStore) -> Progress:
+    if job.state is not State.WAITING:
+        return Progress()
+    on_source = [ref for ref in job.operations if ref.remote == job.move.source]
+    sent, rate = operations.progress(on_source[0]) if on_source else (0, 0)
+    return Progress(sent=sent, rate=rate)
+
+
+def follow(plan_id: str, jobs: JobStore, operations: OperationStore, pause: Callable[[], None]) -> Iterator[Report]:
+    """Reports, one after the other, ``pause`` between them, until the plan has ended; the last one is yielded too."""
+    while True:
+        report = read_report(plan_id, jobs, operations)
+        yield report
+        if report.has_ended:
+            return
+        pause()

@@ -1,0 +1,1 @@
+"""Tests, the lab of real servers, and benchmarks."""

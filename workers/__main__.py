@@ -1,0 +1,78 @@
+"""``python -m workers``: one worker process. Started by ``herder worker`` and by single-machine commands."""
+
+import argparse
+import os
+import signal
+import socket
+import sys
+import threading
+import uuid
+from pathlib import Path
+
+import dramatiq
+
+from common.config import Settings, load_settings
+from common.domain.errors import HerderError
+from common.logs import set_up
+from common.lxd.remotes import Remotes
+from common.store.connect import connect
+from common.store.jobs import JobStore
+from common.store.keys import Keys
+from common.store.operations import OperationStore
+from workers.actors import declare_actors
+from workers.broker import build_broker
+from workers.keeper import Keeper
+from workers.listener import Listeners
+from workers.runner import Runner
+from workers.servers import Servers
+
+
+def main() -> int:
+    """Run until SIGTERM or SIGINT: then give unstarted messages back and leave."""
+    arguments = _parse()
+    try:
+        settings = load_settings(**({"redis_url": arguments.redis} if arguments.redis else {}))
+        set_up(settings.log_level)
+        return _serve(settings, with_parent=arguments.with_parent)
+    except HerderError as error:
+        print(f"herder worker: {error.message}", file=sys.stderr)  # noqa: T201 - before logging may be set up
+        return 2
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="herder worker", description=__doc__)
+    parser.add_argument("--redis", help="Redis to use instead of the configured one")
+    parser.add_argument("--with-parent", action="store_true", help="end when the process that started this one ends")
+    return parser.parse_args()
+
+
+def _serve(settings: Settings, *, with_parent: bool) -> int:
+    parent = os.getppid() if with_parent else None
+    keys = Keys(settings.namespace)
+    jobs = JobStore(connect(settings.redis_url), keys)
+    operations = OperationStore(connect(settings.redis_url), keys, jobs)
+    servers = Servers(Remotes.load(os.environ, Path.home()), settings)
+    runner = Runner(jobs=jobs, operations=operations, client_of=servers)
+    # Its client fails fast: a consumer that waits for Redis sends no heartbeat.
+    broker = build_broker(connect(settings.redis_url, patient=False), keys.dramatiq)
+    declare_actors(broker, runner.advance)
+    worker = dramatiq.Worker(broker, worker_threads=settings.threads)
+    worker.start()
+    name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
+    keeper = Keeper(broker, worker, jobs, runner.held, Listeners(operations, servers, name), parent)
+    threading.Thread(target=keeper.run, name="keeper", daemon=True).start()
+    _wait_for_signal()
+    keeper.stopping.set()
+    worker.stop(timeout=10_000)
+    return 0
+
+
+def _wait_for_signal() -> None:
+    asked = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: asked.set())
+    asked.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

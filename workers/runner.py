@@ -1,0 +1,228 @@
+"""One wake-up of one job: claim it, run its steps, save a checkpoint after each, and let go.
+
+Called by the actors. Knows the store and the itineraries, not LXD; the steps know LXD, not the store.
+"""
+
+import logging
+import threading
+import traceback
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+
+import tenacity
+
+from common.domain.errors import FenceLost, HerderError, PermanentError, ServerBusy, ServerUnreachable, TemporaryError
+from common.domain.itinerary import Slot, Step
+from common.domain.job import Job, JobError, Kind, Outcome, State
+from common.logs import event
+from common.lxd.client import LxdClient
+from common.store.events import pack_event
+from common.store.jobs import Claim, JobStore
+from common.store.operations import OperationStore
+from workers.steps.context import Context
+from workers.steps.registry import STEPS
+
+log = logging.getLogger("herder.runner")
+
+#: A permit outlives the longest silence of a healthy job, which looks at its operations every 15 s.
+SLOT_LEASE = timedelta(minutes=2)
+_SLOT_RETRY = timedelta(seconds=30)
+#: Attempts of one step until a fault that keeps coming back waits for a person. Unreachable servers do not count.
+MAX_ATTEMPTS = 8
+_MAX_ATTEMPTS_OF_A_BUG = 3
+_RETRY_SCHEDULE = tenacity.wait_exponential_jitter(initial=1, max=30, jitter=1)
+
+
+def retry_delay(attempts: int) -> timedelta:
+    """How long to wait after the given number of failed attempts of a step: exponential with jitter, at most 31 s."""
+    state = tenacity.RetryCallState(retry_object=None, fn=None, args=(), kwargs={})  # type: ignore[arg-type]
+    state.attempt_number = attempts + 1
+    return timedelta(seconds=_RETRY_SCHEDULE(state))
+
+
+@dataclass
+class HeldJobs:
+    """The claims of this process, whose leases the keeper prolongs."""
+
+    _claims: dict[str, Claim] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @contextmanager
+    def hold(self, claim: Claim) -> Iterator[None]:
+        """Keep the lease alive while the block runs."""
+        with self._lock:
+            self._claims[claim.job.id] = claim
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._claims.pop(claim.job.id, None)
+
+    def snapshot(self) -> list[Claim]:
+        """The claims held at this moment."""
+        with self._lock:
+            return list(self._claims.values())
+
+
+@dataclass
+class Runner:
+    """Advances jobs. One per worker process, used by all its threads."""
+
+    jobs: JobStore
+    operations: OperationStore
+    client_of: Callable[[str], LxdClient]
+    held: HeldJobs = field(default_factory=HeldJobs)
+    now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
+
+    def advance(self, job_id: str) -> None:
+        """Answer one wake-up: run steps until the job has to wait, changes its phase or ends."""
+        claim = self.jobs.claim(job_id, uuid.uuid4().hex)
+        if claim is None:
+            return
+        with self.held.hold(claim):
+            try:
+                self._run(claim)
+            except FenceLost as lost:
+                event(log, "job.fence_lost", job=job_id, reason=lost.message)
+
+    def _run(self, claim: Claim) -> None:
+        job = claim.job if claim.job.state is State.RUNNING else claim.job.taken(self.now())
+        control = claim.control
+        while True:
+            job, stop = self._obey(claim, job, control)
+            if stop:
+                return
+            before = job
+            job, outcome = self._attempt(claim, job)
+            goes_on = job.state is State.RUNNING and job.phase is before.phase
+            delay = outcome.retry_in if job.state is State.WAITING else timedelta(0)
+            control = self._commit(claim, before, job, outcome, keep=goes_on, delay=delay)
+            if not goes_on:
+                return
+
+    def _obey(self, claim: Claim, job: Job, control: str) -> tuple[Job, bool]:
+        """Carry out what a person asked for; the job as it goes on, and whether this wake-up is over."""
+        if control == "cancel" and not job.is_committed and job.itinerary != "undo":
+            turned = job.cancelled()
+            self._commit(claim, job, turned, None, keep=turned.phase is job.phase)
+            return turned, turned.phase is not job.phase
+        if control == "pause" and not job.evidence and not job.is_committed and job.down_at is None:
+            paused = job.to(State.PAUSED, blocked_on="a person to resume it")
+            self._commit(claim, job, paused, None)
+            return paused, True
+        return job, False
+
+    def _attempt(self, claim: Claim, job: Job) -> tuple[Job, Outcome]:
+        """Run the current step once and fold its outcome into the job."""
+        blocked = self._take_slots(job)
+        if blocked:
+            outcome = Outcome.wait(blocked, retry_in=_SLOT_RETRY, evidence=job.evidence)
+            return job.with_outcome(outcome, self.now()), outcome
+        try:
+            ctx = self._context(claim, job)
+        except HerderError as error:
+            outcome = self._outcome_of(job, error)
+            return job.with_outcome(outcome, self.now()), outcome
+        try:
+            outcome = STEPS[job.step](ctx)
+        except FenceLost:
+            raise
+        except Exception as error:  # noqa: BLE001 - a bug in one step must not take the worker down
+            outcome = self._outcome_of(ctx.job, error)
+        return ctx.job.with_outcome(outcome, self.now()), outcome
+
+    def _context(self, claim: Claim, job: Job) -> Context:
+        def save(changed: Job) -> None:
+            self.jobs.commit(claim, changed, keep=True)
+
+        return Context(
+            job=job,
+            source=self.client_of(job.move.source),
+            target=self.client_of(job.move.target),
+            log=self.operations,
+            now=self.now,
+            confirm_fence=lambda: self.jobs.renew(claim),
+            save=save,
+        )
+
+    def _outcome_of(self, job: Job, error: Exception) -> Outcome:
+        """Who acts next: the queue, a person, or, for a bug, first the queue and then a person."""
+        known = isinstance(error, HerderError)
+        stored = JobError(
+            code=error.code if isinstance(error, HerderError) else "bug",
+            message=error.message
+            if isinstance(error, HerderError)
+            else "".join(traceback.format_exception(error)[-3:]),
+            hint=error.hint if isinstance(error, HerderError) else "report this with the job's record",
+        )
+        if isinstance(error, PermanentError):
+            return Outcome.failed(stored)
+        endless = isinstance(error, ServerUnreachable | ServerBusy)
+        limit = MAX_ATTEMPTS if isinstance(error, TemporaryError) else _MAX_ATTEMPTS_OF_A_BUG
+        if not known:
+            log.error("step.crashed job=%s step=%s", job.id, job.step, exc_info=error)
+        if job.attempts + 1 >= limit and not endless:
+            tried = replace(stored, hint=stored.hint or f"tried {job.attempts + 1} times; `herder retry {job.id}`")
+            return Outcome.failed(tried)
+        return Outcome.retry(stored, retry_in=retry_delay(job.attempts))
+
+    def _take_slots(self, job: Job) -> str:
+        limits = slots_of(job, job.current)
+        full = self.jobs.acquire_slots(job.id, limits, SLOT_LEASE) if limits else ""
+        remote, _, role = full.rpartition(":")
+        return f"a {role} slot on server {remote}" if full else ""
+
+    def _commit(
+        self,
+        claim: Claim,
+        before: Job,
+        job: Job,
+        outcome: Outcome | None,
+        *,
+        keep: bool = False,
+        delay: timedelta = timedelta(0),
+    ) -> str:
+        control = self.jobs.commit(
+            claim,
+            job,
+            keep=keep,
+            delay=delay,
+            release=_slots_given_back(before, job, outcome),
+            events=[self._tell(before, job, outcome)],
+        )
+        return control if keep else ""
+
+    def _tell(self, before: Job, job: Job, outcome: Outcome | None) -> bytes:
+        """One event of the plan's story, also logged."""
+        fields = {
+            "at": self.now().isoformat(),
+            "job": job.id,
+            "instance": job.move.instance,
+            "step": before.step,
+            "outcome": outcome.kind.value if outcome else job.state.value,
+            "state": job.state.value,
+            "blocked_on": job.blocked_on if job.state is State.WAITING else "",
+            "error": outcome.error.message if outcome and outcome.error else "",
+        }
+        event(log, f"step.{fields['outcome']}", **{k: v for k, v in fields.items() if k not in ("at", "outcome")})
+        return pack_event(**fields)
+
+
+def slots_of(job: Job, step: Step) -> list[tuple[str, int]]:
+    """``(resource, limit)`` of each permit that a step needs: one on its source, one on its target."""
+    move, limits = job.move, job.limits
+    if step.slot is Slot.TRANSFER:
+        return [(f"{move.source}:transfer", limits.per_source), (f"{move.target}:transfer", limits.per_target)]
+    if step.slot is Slot.CUTOVER:
+        return [(f"{move.source}:cutover", limits.cutovers), (f"{move.target}:cutover", limits.cutovers)]
+    return []
+
+
+def _slots_given_back(before: Job, job: Job, outcome: Outcome | None) -> list[str]:
+    """What the job does not need any more: after a change of slot, at its end, and while a fault makes it wait."""
+    held = [resource for resource, _ in slots_of(before, before.current)]
+    resting = job.has_ended or job.state is State.PAUSED or (outcome is not None and outcome.kind is Kind.RETRY)
+    return held if resting or job.current.slot is not before.current.slot else []

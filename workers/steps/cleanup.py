@@ -1,0 +1,80 @@
+"""Cleanup: what happens to the source and to our own snapshots, after the target has been verified."""
+
+from collections.abc import Callable
+
+from common.domain.errors import IdentityMismatch, NotFound, ServerRefused, TransferFailed
+from common.domain.job import Outcome
+from common.domain.operation import OperationRef
+from common.domain.plan import Retire
+from common.lxd.client import LxdClient
+from workers.steps.context import Context
+from workers.steps.marks import is_own_snapshot, mark, unmarked
+
+
+def retire_source(ctx: Context) -> Outcome:
+    """Keep the source, stopped and unable to start, or delete it if the plan says so.
+
+    The source is retired by a step of its own, because a verified target is the only proof we accept.
+    """
+    try:
+        source = ctx.source_instance()
+    except NotFound:
+        return Outcome.completed()
+    if source.marks.get("job") != ctx.job.id or not source.is_stopped or not source.is_guarded:
+        raise IdentityMismatch(
+            f"{ctx.move.source}:{source.name} is not the stopped source of this job any more; left alone",
+            hint=f"the target {ctx.move.target}:{ctx.move.name} is verified; look at the source by hand",
+        )
+    copy = ctx.own_copy()
+    if copy is None or (ctx.job.facts.get("was_running") and not copy.is_running):
+        raise TransferFailed(f"{ctx.move.target}:{ctx.move.name} does not run; the source is kept")
+    if ctx.move.policy.retire is Retire.STOP:
+        ctx.patch_source({mark("state"): "retired"})
+        return Outcome.completed()
+    ended = ctx.settle(
+        "delete",
+        lambda: ctx.on_source(ctx.source.delete(source.name, project=source.project)),
+        blocked_on=f"the removal of the source on {ctx.move.source}",
+    )
+    if isinstance(ended, Outcome):
+        return ended
+    ctx.forget("delete")
+    raise TransferFailed(f"{ctx.move.source}: delete of {source.name}: {ended.error if ended else 'forgotten'}")
+
+
+def drop_snapshots(ctx: Context) -> Outcome:
+    """Our own snapshots go on both sides, the user's stay; then the target loses its marks: it is nobody's job now."""
+    for client, name, project, named in (
+        (ctx.target, ctx.move.name, ctx.move.target_project, ctx.on_target),
+        (ctx.source, ctx.move.instance, ctx.move.project, ctx.on_source),
+    ):
+        dropped = drop_own_snapshots(ctx, client, name, project, named)
+        if dropped is not None:
+            return dropped
+    copy = ctx.own_copy()
+    if copy is not None:
+        ctx.patch_target(unmarked(copy))
+    return Outcome.completed()
+
+
+def drop_own_snapshots(
+    ctx: Context, client: LxdClient, name: str, project: str, named: Callable[[str], OperationRef]
+) -> Outcome | None:
+    """Delete this job's snapshots of one instance, one after the other; None when there are none left."""
+    try:
+        own = sorted(s.name for s in client.snapshots(name, project=project) if is_own_snapshot(ctx.job, s.name))
+    except NotFound:
+        return None
+    for snapshot in own:
+        key = f"drop:{client.remote}:{snapshot}"
+        ended = ctx.settle(
+            key,
+            lambda snapshot=snapshot: named(client.delete_snapshot(name, snapshot, project=project)),  # type: ignore[misc]
+            blocked_on=f"the removal of snapshot {snapshot} on {client.remote}",
+        )
+        if isinstance(ended, Outcome):
+            return ended
+        ctx.forget(key)
+        if ended is not None and not ended.succeeded:
+            raise ServerRefused(f"{client.remote}: removal of snapshot {snapshot}: {ended.error}")
+    return None

@@ -1,0 +1,149 @@
+"""What a step may use. Built by ``workers.runner`` for each attempt."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+import tenacity
+
+from common.domain.errors import NotFound, ServerBusy
+from common.domain.instance import Instance
+from common.domain.job import Job, Outcome
+from common.domain.operation import Operation, OperationRef
+from common.domain.plan import Move
+from common.lxd.client import LxdClient
+
+#: A waiting job looks at its operations at least this often, should no event arrive.
+LOOK_AGAIN = timedelta(seconds=15)
+
+
+def _soon_again() -> tenacity.Retrying:
+    """LXD reports the end of an operation a moment before it lets go of the instance."""
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(ServerBusy),
+        wait=tenacity.wait_fixed(0.02),
+        stop=tenacity.stop_after_delay(2),
+        reraise=True,
+    )
+
+
+class OperationLog(Protocol):
+    """What listeners have learned about operations."""
+
+    def result(self, ref: OperationRef) -> Operation | None:
+        """How it ended, if somebody saw it."""
+
+    def progress(self, ref: OperationRef) -> tuple[int, int]:
+        """Bytes sent and bytes per second."""
+
+
+@dataclass
+class Context:
+    """One attempt of one step.
+
+    ``confirm_fence`` raises FenceLost if another worker owns the job; it is called right before every write.
+    ``save`` makes a checkpoint inside the step.
+    """
+
+    job: Job
+    source: LxdClient
+    target: LxdClient
+    log: OperationLog
+    now: Callable[[], datetime]
+    confirm_fence: Callable[[], None]
+    save: Callable[[Job], None]
+
+    @property
+    def move(self) -> Move:
+        return self.job.move
+
+    def note(self, *, evidence: Mapping[str, Any] | None = None, **facts: Any) -> None:
+        """Remember something now, before the step goes on."""
+        self.job = self.job.noted({**self.job.evidence, **(evidence or {})}, facts)
+        self.save(self.job)
+
+    def source_instance(self) -> Instance:
+        """The instance on the source. Raises NotFound."""
+        return self.source.instance(self.move.instance, project=self.move.project)
+
+    def target_instance(self) -> Instance | None:
+        """What bears the instance's name on the target, or None."""
+        try:
+            return self.target.instance(self.move.name, project=self.move.target_project)
+        except NotFound:
+            return None
+
+    def own_copy(self) -> Instance | None:
+        """The copy that this job made on the target, or None; an instance that somebody else made does not count."""
+        found = self.target_instance()
+        return found if found and found.marks.get("job") == self.job.id else None
+
+    def on_source(self, operation: str) -> OperationRef:
+        """Names an operation of the source."""
+        return OperationRef(remote=self.move.source, id=operation, project=self.move.project)
+
+    def on_target(self, operation: str) -> OperationRef:
+        """Names an operation of the target."""
+        return OperationRef(remote=self.move.target, id=operation, project=self.move.target_project)
+
+    def look(self, ref: OperationRef) -> Operation | None:
+        """How an operation stands; None if its server has forgotten it and nobody saw it end."""
+        known = self.log.result(ref)
+        if known is not None:
+            return None if known.is_forgotten else known
+        return (self.source if ref.remote == self.move.source else self.target).operation(ref.id)
+
+    def settle(
+        self,
+        key: str,
+        begin: Callable[[], OperationRef],
+        *,
+        blocked_on: str,
+    ) -> Operation | Outcome | None:
+        """Begin an operation once and see it end.
+
+        ``key`` names it in the evidence. Returns an Outcome while it runs, the Operation when it has ended, and None
+        if its server forgot it: then the caller must look at the world.
+        """
+        known = self.job.evidence.get(key)
+        if known is None:
+            for attempt in _soon_again():
+                with attempt:
+                    self.confirm_fence()
+                    ref = begin()
+            return self._await(key, ref, blocked_on)
+        ref = OperationRef(**known)
+        operation = self.look(ref)
+        if operation is not None and not operation.is_finished:
+            return self._await(key, ref, blocked_on)
+        return operation
+
+    def _await(self, key: str, ref: OperationRef, blocked_on: str) -> Outcome:
+        evidence = {**self.job.evidence, key: {"remote": ref.remote, "id": ref.id, "project": ref.project}}
+        return Outcome.wait(blocked_on, retry_in=LOOK_AGAIN, operations=(ref,), evidence=evidence)
+
+    def patch_source(self, config: Mapping[str, str], devices: Mapping[str, Mapping[str, str]] | None = None) -> None:
+        """Change the source now; for a moment after an operation its server may still be busy with it."""
+        self._patch(self.source, self.move.instance, self.move.project, config, devices or {})
+
+    def patch_target(self, config: Mapping[str, str]) -> None:
+        """Change the copy now."""
+        self._patch(self.target, self.move.name, self.move.target_project, config, {})
+
+    def _patch(
+        self,
+        client: LxdClient,
+        name: str,
+        project: str,
+        config: Mapping[str, str],
+        devices: Mapping[str, Mapping[str, str]],
+    ) -> None:
+        for attempt in _soon_again():
+            with attempt:
+                self.confirm_fence()
+                client.patch(name, project=project, config=config, devices=devices)
+
+    def forget(self, *keys: str) -> None:
+        """Drop evidence of operations that have ended, so that the next run begins new ones."""
+        self.job = self.job.noted({k: v for k, v in self.job.evidence.items() if k not in keys})

@@ -1,0 +1,365 @@
+"""One pass: snapshot on the source, offer, receive on the target, and the proof that it arrived.
+
+The target's marks are the truth about passes: ``state`` is ``receiving`` while a pass may be half-way and ``complete``
+after it was seen to succeed on both servers, ``pass`` is its number. A half-made target otherwise looks like a
+finished one from its first moment.
+"""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from common.domain.eligibility import wanted_devices, wanted_pool, wanted_profiles
+from common.domain.errors import (
+    IdentityMismatch,
+    NotFound,
+    OperationLost,
+    OutOfSpace,
+    PermanentError,
+    ServerRefused,
+    TransferFailed,
+    TransferStalled,
+    VerificationFailed,
+)
+from common.domain.instance import GUARD_DEVICE, Instance
+from common.domain.job import Outcome, Pass
+from common.domain.operation import Operation, OperationRef
+from common.lxd.migration import Transfer, receive_body
+from workers.steps.context import LOOK_AGAIN, Context
+from workers.steps.marks import GUARD, mark, snapshot_name, wanted
+
+_KEYS = ("snapshot", "offer", "receive", "pass")
+#: Operations of people at work inside an instance; they do not stand in the way.
+_HARMLESS = frozenset({"Executing command", "Showing console"})
+
+
+def run_pass(ctx: Context, kind: str) -> Outcome | Pass:
+    """Drive the pass at hand; an Outcome while it is under way, the Pass when it is proven complete.
+
+    ``kind`` is ``"full"`` (the target must not exist, or be a wreck of ours), ``"refresh"`` or ``"final"``.
+    """
+    if "pass" not in ctx.job.evidence:
+        _begin_numbering(ctx)
+    if "receive" in ctx.job.evidence:
+        return _follow(ctx, kind)
+    if kind == "full":
+        settled = _clear_the_way(ctx)
+        if settled is not None:
+            return settled
+    waiting = _snapshot(ctx, kind)
+    if waiting is not None:
+        return waiting
+    return _begin(ctx, kind)
+
+
+def _begin_numbering(ctx: Context) -> None:
+    """A number is never used twice, so that a snapshot of a broken pass cannot be taken for a later one's."""
+    number = int(ctx.job.facts.get("next_pass", 0))
+    ctx.note(evidence={"pass": number}, next_pass=number + 1)
+
+
+def _number(ctx: Context) -> int:
+    return int(ctx.job.evidence["pass"])
+
+
+def _needs_snapshot(ctx: Context) -> bool:
+    """A stopped instance that is sent once, whole, is its own snapshot."""
+    return bool(ctx.job.facts.get("snapshots", True))
+
+
+def _snapshot(ctx: Context, kind: str) -> Outcome | None:
+    if kind == "full" and ctx.source_instance().is_stopped:
+        ctx.note(snapshots=False)
+        return None
+    name = snapshot_name(ctx.job, _number(ctx))
+    names = {s.name for s in ctx.source.snapshots(ctx.move.instance, project=ctx.move.project)}
+    if name in names:
+        ctx.note(snapshots=True)
+        return None
+    ended = ctx.settle(
+        "snapshot",
+        lambda: ctx.on_source(ctx.source.create_snapshot(ctx.move.instance, name, project=ctx.move.project)),
+        blocked_on=f"snapshot on {ctx.move.source}",
+    )
+    if isinstance(ended, Outcome):
+        return ended
+    ctx.forget("snapshot")
+    raise TransferFailed(f"{ctx.move.source}: snapshot {name}: {ended.error if ended else 'no trace of it'}")
+
+
+def _begin(ctx: Context, kind: str) -> Outcome:
+    """Offer and receive, back to back: an offer that is not taken up within 10 s is withdrawn by its server."""
+    source_info, target_info = ctx.source.info(), ctx.target.info()
+    address = _source_address(ctx)
+    if kind != "full":
+        _mark_dirty(ctx)
+    ctx.note(
+        evidence={
+            "began": ctx.now().isoformat(),
+            "target_pid": target_info.pid,
+            "tries": int(ctx.job.evidence.get("tries", 0)) + 1,
+        }
+    )
+    instance = ctx.source_instance()
+    ctx.confirm_fence()
+    offer = ctx.source.offer(
+        ctx.move.instance,
+        project=ctx.move.project,
+        instance_only=ctx.move.overrides.instance_only,
+        allow_inconsistent=ctx.move.overrides.allow_inconsistent,
+    )
+    try:
+        receiving = ctx.target.receive(
+            receive_body(
+                instance,
+                name=ctx.move.name,
+                config=_copy_config(ctx, instance),
+                devices={**wanted_devices(instance, ctx.move), GUARD_DEVICE: GUARD},
+                profiles=wanted_profiles(instance, ctx.move),
+                source=Transfer(
+                    address=address,
+                    certificate=source_info.certificate,
+                    offer=offer,
+                    mode=ctx.move.policy.mode,
+                    refresh=kind != "full",
+                    instance_only=ctx.move.overrides.instance_only,
+                    allow_inconsistent=ctx.move.overrides.allow_inconsistent,
+                ),
+            ),
+            project=ctx.move.target_project,
+        )
+    except PermanentError:
+        # Refused at once: the offer would live on for its 10 s and keep the source busy.
+        ctx.source.cancel(offer.operation)
+        raise
+    offered, received = ctx.on_source(offer.operation), ctx.on_target(receiving)
+    return _wait(ctx, kind, offered, received, {**ctx.job.evidence, "offer": offered.id, "receive": received.id})
+
+
+def _wait(ctx: Context, kind: str, offered: OperationRef, received: OperationRef, evidence: dict[str, Any]) -> Outcome:
+    return Outcome.wait(
+        f"{kind} pass {evidence['pass']} from {ctx.move.source} to {ctx.move.target}",
+        retry_in=LOOK_AGAIN,
+        operations=(received, offered),
+        evidence=evidence,
+    )
+
+
+def _source_address(ctx: Context) -> str:
+    """Where the target dials: where we do if that is HTTPS, then what the source announces; another one each try."""
+    candidates = ctx.source.addresses()
+    if not candidates:
+        raise PermanentError(
+            f"{ctx.move.source} listens on no network address, so {ctx.move.target} cannot pull from it",
+            hint=f"`lxc config set {ctx.move.source}: core.https_address=[::]:8443`",
+        )
+    return candidates[int(ctx.job.evidence.get("tries", 0)) % len(candidates)]
+
+
+def _copy_config(ctx: Context, instance: Instance) -> dict[str, str]:
+    config = {**instance.own_config, **instance.identity, **ctx.move.overrides.config}
+    config.pop("security.protection.delete", None)
+    return config | {
+        "boot.autostart": "false",
+        mark("job"): ctx.job.id,
+        mark("role"): "target",
+        mark("state"): "receiving",
+        mark("pass"): str(_number(ctx)),
+        mark("source"): f"{ctx.move.source}:{ctx.move.instance}",
+        **wanted(_original(ctx, instance)),
+    }
+
+
+def _original(ctx: Context, instance: Instance) -> dict[str, str]:
+    """The source's config before herder touched its autostart, with the overrides on top."""
+    config = {**instance.own_config}
+    for key, short in (("boot.autostart", "autostart"), ("security.protection.delete", "protection")):
+        remembered = instance.marks.get(short)
+        if remembered is not None:
+            config.pop(key, None)
+            if remembered != "unset":
+                config[key] = remembered
+    return config | dict(ctx.move.overrides.config)
+
+
+def _mark_dirty(ctx: Context) -> None:
+    """Before a refresh: on a dir pool an interrupted one leaves a mixture of old and new data that starts happily."""
+    ctx.patch_target({mark("state"): "receiving", mark("pass"): str(_number(ctx))})
+
+
+def _follow(ctx: Context, kind: str) -> Outcome | Pass:
+    """The operations have begun: see whether they are over, and how they ended."""
+    offered, received = ctx.on_source(ctx.job.evidence["offer"]), ctx.on_target(ctx.job.evidence["receive"])
+    target_side, source_side = ctx.look(received), ctx.look(offered)
+    if target_side is not None and not target_side.is_finished:
+        _watch_for_stall(ctx, offered, source_side)
+        return _wait(ctx, kind, offered, received, dict(ctx.job.evidence))
+    if target_side is None:
+        return _after_forgotten(ctx, kind)
+    if source_side is not None and not source_side.is_finished:
+        return _wait(ctx, kind, offered, received, dict(ctx.job.evidence))
+    failed = next((o for o in (target_side, source_side) if o is not None and not o.succeeded), None)
+    if failed is not None:
+        ctx.forget(*_KEYS)
+        raise _failure(ctx, target_side, source_side)
+    return _prove(ctx, kind, offered)
+
+
+def _failure(ctx: Context, target_side: Operation, source_side: Operation | None) -> Exception:
+    """The error of a pass, told from both sides: on dir only the receiving server knows that its disk is full."""
+    text = f"{ctx.move.target}: {target_side.error}"
+    if source_side is not None and source_side.error:
+        text += f" | {ctx.move.source}: {source_side.error}"
+    pool = _target_pool(ctx)
+    if "No space left" in text or (pool and pool.total and pool.free < pool.total // 100):
+        return OutOfSpace(f"the pool of {ctx.move.target} is full: {text}")
+    return TransferFailed(text)
+
+
+def _target_pool(ctx: Context) -> Any:
+    return next((p for p in ctx.target.pools() if p.name == ctx.move.pool), None)
+
+
+def _watch_for_stall(ctx: Context, offered: OperationRef, source_side: Operation | None) -> None:
+    """A frozen source is never noticed by the target, so we watch the bytes ourselves and cancel."""
+    sent, _ = ctx.log.progress(offered)
+    now = ctx.now()
+    if sent != ctx.job.evidence.get("sent") or "moved_at" not in ctx.job.evidence:
+        ctx.job = ctx.job.noted({**ctx.job.evidence, "sent": sent, "moved_at": now.isoformat()})
+        return
+    still_for = now - datetime.fromisoformat(ctx.job.evidence["moved_at"])
+    if still_for < ctx.move.policy.stall or source_side is None:
+        return
+    ctx.confirm_fence()
+    ctx.source.cancel(offered.id)
+    ctx.job = ctx.job.noted({k: v for k, v in ctx.job.evidence.items() if k != "moved_at"})
+    raise TransferStalled(f"no byte has left {ctx.move.source} for {still_for.total_seconds():.0f} s; cancelled")
+
+
+def _after_forgotten(ctx: Context, kind: str) -> Outcome | Pass:
+    """Nobody saw the operation end. The daemon's pid and the instance tell whether it can have succeeded."""
+    copy = ctx.own_copy()
+    same_daemon = ctx.target.info().pid == ctx.job.evidence.get("target_pid")
+    offered = ctx.on_source(ctx.job.evidence["offer"])
+    if kind == "full" and copy is not None and (same_daemon or _is_complete(ctx, copy)):
+        # A failed transfer would have removed the instance.
+        return _prove(ctx, kind, offered)
+    if kind != "full" and copy is not None and not same_daemon:
+        _drop_phantom_snapshot(ctx)
+    ctx.forget(*_KEYS)
+    raise OperationLost(f"{ctx.move.target} forgot the {kind} pass, and the copy does not prove it")
+
+
+def _is_complete(ctx: Context, copy: Instance) -> bool:
+    """After a crash of the target's daemon: complete copies carry LXD's own sign and accept a change, wrecks do not."""
+    if copy.config.get("volatile.apply_template") != "copy":
+        return False
+    try:
+        ctx.target.patch(copy.name, project=copy.project, config={mark("probe"): "1"})
+    except (NotFound, ServerRefused):
+        return False
+    return True
+
+
+def _drop_phantom_snapshot(ctx: Context) -> None:
+    """A target that died in a refresh keeps a row for the new snapshot without its data; it must not be built upon."""
+    name = snapshot_name(ctx.job, _number(ctx))
+    known = {s.name for s in ctx.target.snapshots(ctx.move.name, project=ctx.move.target_project)}
+    if name in known:
+        ctx.confirm_fence()
+        ctx.target.delete_snapshot(ctx.move.name, name, project=ctx.move.target_project)
+
+
+def _prove(ctx: Context, kind: str, offered: OperationRef) -> Pass:
+    """Both sides say success: check what can be checked, then advance the mark. Raises VerificationFailed."""
+    copy = ctx.own_copy()
+    if copy is None:
+        ctx.forget(*_KEYS)
+        raise OperationLost(f"{ctx.move.target}:{ctx.move.name} is not there after a successful pass")
+    _check_pool(ctx, copy)
+    if _needs_snapshot(ctx) and not ctx.move.overrides.instance_only:
+        have = {s.name for s in ctx.target.snapshots(ctx.move.name, project=ctx.move.target_project)}
+        if snapshot_name(ctx.job, _number(ctx)) not in have:
+            ctx.forget(*_KEYS)
+            raise OperationLost(f"{ctx.move.target}:{ctx.move.name} lacks the snapshot of the {kind} pass")
+    ctx.patch_target({mark("state"): "complete", mark("pass"): str(_number(ctx)), mark("probe"): ""})
+    began = datetime.fromisoformat(ctx.job.evidence["began"])
+    sent, _ = ctx.log.progress(offered)
+    return Pass(number=_number(ctx), kind=kind, took=ctx.now() - began, sent=sent)
+
+
+def _check_pool(ctx: Context, copy: Instance) -> None:
+    pool = wanted_pool(ctx.source_instance(), ctx.move)
+    if copy.root_pool != pool:
+        raise VerificationFailed(
+            f"{ctx.move.target} put {ctx.move.name} into pool {copy.root_pool} instead of {pool}",
+            hint=f"see that {ctx.move.target} has pool {pool}; `herder cancel {ctx.job.id}` removes the copy",
+        )
+
+
+def _clear_the_way(ctx: Context) -> Outcome | Pass | None:
+    """Before a full pass: what bears the name on the target? None means that the way is free."""
+    found = ctx.target_instance()
+    if found is None:
+        return None
+    if found.marks.get("job") != ctx.job.id:
+        raise IdentityMismatch(
+            f"{ctx.move.target} has an instance {ctx.move.name} that is not ours",
+            hint=f"rename or delete {ctx.move.target}:{ctx.move.name}, then `herder retry {ctx.job.id}`",
+        )
+    running = find_operation(ctx.target.operations(project=ctx.move.target_project), ctx.move.name)
+    if running is not None:
+        return Outcome.wait(
+            f"an earlier pass that still runs on {ctx.move.target}",
+            retry_in=timedelta(seconds=2),
+            operations=(ctx.on_target(running.id),),
+            evidence=dict(ctx.job.evidence),
+        )
+    if found.marks.get("state") == "complete":
+        ctx.note(next_pass=max(int(ctx.job.facts["next_pass"]), int(found.marks["pass"]) + 1))
+        return Pass(number=int(found.marks["pass"]), kind="full", took=timedelta(0))
+    return remove_copy(ctx, found)
+
+
+def find_operation(operations: tuple[Operation, ...], name: str) -> Operation | None:
+    """An operation on this instance that has not ended; LXD finds instances also under their old name of containers."""
+    for operation in operations:
+        if operation.description in _HARMLESS:
+            continue
+        paths = [*operation.resources.get("instances", ()), *operation.resources.get("containers", ())]
+        if not operation.is_finished and any(path.split("?")[0].rsplit("/", 1)[-1] == name for path in paths):
+            return operation
+    return None
+
+
+def remove_copy(ctx: Context, copy: Instance) -> Outcome | None:
+    """Delete our copy or wreck; one that cannot be deleted is renamed out of the way and reported."""
+    if copy.marks.get("job") != ctx.job.id or copy.is_running:
+        raise IdentityMismatch(f"{ctx.move.target}:{copy.name} is not a stopped copy of this job; left alone")
+    ended = ctx.settle(
+        "remove",
+        lambda: ctx.on_target(ctx.target.delete(copy.name, project=copy.project)),
+        blocked_on=f"removal of the unfinished copy on {ctx.move.target}",
+    )
+    if isinstance(ended, Outcome):
+        return ended
+    if ctx.target_instance() is None:
+        ctx.forget("remove")
+        return None
+    return _set_wreck_aside(ctx, copy, ended.error if ended else "")
+
+
+def _set_wreck_aside(ctx: Context, wreck: Instance, error: str) -> Outcome | None:
+    """On btrfs, a copy whose daemon was killed while it received snapshots can never be deleted, but be renamed."""
+    aside = f"{wreck.name[:40]}-wreck-{ctx.job.id}"
+    ended = ctx.settle(
+        "rename",
+        lambda: ctx.on_target(ctx.target.rename(wreck.name, aside, project=wreck.project)),
+        blocked_on=f"setting the wreck {aside} aside on {ctx.move.target}",
+    )
+    if isinstance(ended, Outcome):
+        return ended
+    ctx.forget("remove", "rename")
+    if ctx.target_instance() is None:
+        ctx.note(wrecks=[*ctx.job.facts.get("wrecks", []), f"{ctx.move.target}:{aside}"])
+        return None
+    raise TransferFailed(f"{ctx.move.target}:{wreck.name} can be neither deleted nor renamed: {error}")

@@ -1,0 +1,284 @@
+"""Cutover: stop the source, hand over, start and verify the target. The instance is down in here.
+
+``hand_over`` is the commit point. Until then the copy is guarded and the source may be started again; from then on
+the source is guarded for good. Both guards are on the servers, so that no late request can start the wrong side.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+from common.domain.eligibility import wanted_devices, wanted_profiles
+from common.domain.errors import (
+    IdentityMismatch,
+    PermanentError,
+    PreconditionFailed,
+    ServerRefused,
+    StopRefused,
+    TransferFailed,
+    VerificationFailed,
+)
+from common.domain.instance import GUARD_DEVICE, Instance
+from common.domain.job import Outcome
+from common.domain.operation import Operation
+from common.domain.plan import AfterGrace, Method
+from workers.steps.context import Context
+from workers.steps.copying import find_operation
+from workers.steps.marks import GUARD, is_own_snapshot, mark, restored, unguarded
+
+_DEFAULT_GRACE = timedelta(seconds=30)  # LXD's own boot.host_shutdown_timeout
+_TRANSIENT_KEYS = ("volatile.", "user.herder.")
+
+
+def stop_source(ctx: Context) -> Outcome:
+    """Stop the source within its grace and guard it; downtime begins."""
+    instance = ctx.source_instance()
+    if not instance.is_stopped:
+        stopping = _stop(ctx, instance)
+        if stopping is not None:
+            return stopping
+    elif "down_at" not in ctx.job.facts and ctx.move.method is Method.WARM:
+        # Somebody else stopped it since preflight: it shall stay stopped on the target too.
+        ctx.note(was_running=False)
+    _guard_source(ctx)
+    return Outcome.completed()
+
+
+def _stop(ctx: Context, instance: Instance) -> Outcome | None:
+    if "down_at" not in ctx.job.facts:
+        ctx.note(down_at=ctx.now().isoformat())
+    if ctx.job.evidence.get("forced"):
+        return _force(ctx)
+    grace = _grace(ctx, instance)
+    ended = ctx.settle(
+        "stop",
+        lambda: ctx.on_source(
+            ctx.source.stop(instance.name, project=instance.project, grace_seconds=max(1, round(grace.total_seconds())))
+        ),
+        blocked_on=f"the guest to shut down, for up to {grace.total_seconds():.0f} s",
+    )
+    if isinstance(ended, Outcome):
+        return ended
+    if ctx.source_instance().is_stopped:
+        return None
+    ctx.forget("stop")
+    if ended is None:
+        raise TransferFailed(f"{ctx.move.source} forgot the stop of {instance.name}, which still runs")
+    if ctx.move.policy.after_grace is AfterGrace.FORCE:
+        ctx.note(evidence={"forced": True})
+        return _force(ctx)
+    raise StopRefused(f"{instance.name} did not shut down within {grace.total_seconds():.0f} s")
+
+
+def _grace(ctx: Context, instance: Instance) -> timedelta:
+    if ctx.move.policy.grace is not None:
+        return ctx.move.policy.grace
+    own = instance.expanded_config.get("boot.host_shutdown_timeout", "")
+    return timedelta(seconds=int(own)) if own.isdigit() else _DEFAULT_GRACE
+
+
+def _force(ctx: Context) -> Outcome | None:
+    ended = ctx.settle(
+        "force",
+        lambda: ctx.on_source(ctx.source.force_stop(ctx.move.instance, project=ctx.move.project)),
+        blocked_on="the forced stop",
+    )
+    if isinstance(ended, Outcome):
+        return ended
+    if ctx.source_instance().is_stopped:
+        return None
+    ctx.forget("force")
+    raise TransferFailed(f"forced stop: {ended.error if ended else 'forgotten by the server'}")
+
+
+def _guard_source(ctx: Context) -> None:
+    """LXD refuses the guard on a running container, so this also proves that it is stopped."""
+    if ctx.source_instance().is_guarded:
+        return
+    try:
+        ctx.patch_source({"boot.autostart": "false", mark("state"): "stopped"}, {GUARD_DEVICE: GUARD})
+    except ServerRefused as error:
+        if ctx.source_instance().is_stopped:
+            raise
+        raise TransferFailed(f"{ctx.move.source}:{ctx.move.instance} was started again by somebody") from error
+
+
+def hand_over(ctx: Context) -> Outcome:
+    """The commit point: both sides are stopped and guarded, the copy is complete; from here the target is the one."""
+    source, copy = ctx.source_instance(), ctx.own_copy()
+    if copy is None or copy.marks.get("state") not in ("complete", "handed-over"):
+        raise TransferFailed(f"{ctx.move.target}:{ctx.move.name} is not a complete copy", hint="the pass is repeated")
+    if not source.is_stopped or not source.is_guarded:
+        raise IdentityMismatch(
+            f"{ctx.move.source}:{source.name} was started or changed by somebody during the cutover",
+            hint=f"it goes on running there; `herder retry {ctx.job.id}` moves it",
+        )
+    if copy.is_running:
+        raise IdentityMismatch(
+            f"{ctx.move.target}:{copy.name} runs before it was handed over",
+            hint="somebody removed the guard and started it; stop one of the two by hand",
+        )
+    starting = find_operation(ctx.source.operations(project=ctx.move.project), source.name)
+    if starting is not None:
+        return Outcome.wait(
+            f"an operation of somebody else on {ctx.move.source}:{source.name}: {starting.description}",
+            retry_in=timedelta(seconds=1),
+            evidence=dict(ctx.job.evidence),
+        )
+    ctx.patch_source({mark("state"): "handed-over"})
+    return Outcome.completed()
+
+
+def start_target(ctx: Context) -> Outcome:
+    """Take the guard off the target, give it its own autostart back, and start it if the source ran."""
+    copy = _committed_copy(ctx)
+    if copy.is_guarded or copy.marks.get("state") != "handed-over":
+        released = _release_target(ctx, copy)
+        if released is not None:
+            return released
+        copy = _committed_copy(ctx)
+    if copy.is_running or not ctx.job.facts.get("was_running"):
+        return Outcome.completed()
+    ended = ctx.settle(
+        "start",
+        lambda: ctx.on_target(ctx.target.start(copy.name, project=copy.project)),
+        blocked_on=f"the start on {ctx.move.target}",
+    )
+    if isinstance(ended, Outcome):
+        return ended
+    if _committed_copy(ctx).is_running:
+        return Outcome.completed()
+    ctx.forget("start")
+    raise TransferFailed(f"{ctx.move.target}: start of {copy.name}: {ended.error if ended else 'forgotten'}")
+
+
+def _committed_copy(ctx: Context) -> Instance:
+    copy = ctx.own_copy()
+    if copy is None:
+        raise PermanentError(
+            f"{ctx.move.target}:{ctx.move.name} has vanished after it was handed over",
+            hint=f"the source {ctx.move.source}:{ctx.move.instance} is whole, stopped and guarded",
+        )
+    return copy
+
+
+def _release_target(ctx: Context, copy: Instance) -> Outcome | None:
+    source = ctx.source_instance()
+    if not source.is_stopped or not source.is_guarded:
+        raise IdentityMismatch(
+            f"{ctx.move.source}:{source.name} is not stopped and guarded although it was handed over",
+            hint="somebody changed it; decide which side shall run, and stop the other",
+        )
+
+    def put() -> str:
+        return ctx.target.replace(
+            copy,
+            config={**restored(copy), mark("state"): "handed-over"},
+            devices=unguarded(copy),
+        )
+
+    try:
+        ended = ctx.settle(
+            "release", lambda: ctx.on_target(put()), blocked_on=f"the release of the copy on {ctx.move.target}"
+        )
+    except PreconditionFailed as error:
+        # Somebody's failed attempt to start a guarded copy changes its ETag.
+        raise TransferFailed(f"{ctx.move.target}:{copy.name} changed meanwhile: {error}") from error
+    if isinstance(ended, Outcome):
+        return ended
+    ctx.forget("release")
+    if isinstance(ended, Operation) and not ended.succeeded:
+        raise TransferFailed(f"{ctx.move.target}: release of {copy.name}: {ended.error}")
+    return None
+
+
+def verify_target(ctx: Context) -> Outcome:
+    """The target is what was promised: running, same config, devices, addresses, snapshots, and healthy."""
+    copy, source = _committed_copy(ctx), ctx.source_instance()
+    differences = compare(ctx, source, copy)
+    if differences:
+        raise VerificationFailed(
+            f"{ctx.move.target}:{copy.name} runs but differs: " + "; ".join(differences),
+            hint=f"the source is kept, stopped; look at both, then `herder retry {ctx.job.id}`",
+        )
+    sick = _health(ctx)
+    if sick is not None:
+        return sick
+    if "down_at" in ctx.job.facts:
+        return Outcome.completed(up_at=ctx.now().isoformat())
+    return Outcome.completed()
+
+
+def compare(ctx: Context, source: Instance, copy: Instance) -> list[str]:
+    """What differs between the retired source and the target beyond what was asked for."""
+    wanted_config = {**_originally(source), **ctx.move.overrides.config}
+    has_config = _without_transient(copy.config)
+    found = [
+        f"config {key} is {has_config.get(key)!r}, not {wanted_config.get(key)!r}"
+        for key in sorted(wanted_config.keys() | has_config.keys())
+        if wanted_config.get(key) != has_config.get(key)
+    ]
+    if {n: dict(d) for n, d in copy.own_devices.items()} != wanted_devices(source, ctx.move):
+        found.append("its devices are others")
+    if copy.profiles != wanted_profiles(source, ctx.move):
+        found.append(f"its profiles are {', '.join(copy.profiles)}")
+    found += [
+        f"the address of {nic} is {copy.addresses.get(nic)}, not {address}"
+        for nic, address in source.addresses.items()
+        if nic in copy.expanded_devices and copy.addresses.get(nic) != address
+    ]
+    if ctx.job.facts.get("was_running") and not copy.is_running:
+        found.append(f"its status is {copy.status}")
+    return found + _missing_snapshots(ctx)
+
+
+def _missing_snapshots(ctx: Context) -> list[str]:
+    if ctx.move.overrides.instance_only:
+        return []
+    on_source = {s.name for s in ctx.source.snapshots(ctx.move.instance, project=ctx.move.project)}
+    on_target = {s.name for s in ctx.target.snapshots(ctx.move.name, project=ctx.move.target_project)}
+    return [f"it lacks snapshot {name}" for name in sorted(on_source - on_target) if not is_own_snapshot(ctx.job, name)]
+
+
+def _originally(source: Instance) -> dict[str, str]:
+    return _without_transient(restored(source))
+
+
+def _without_transient(config: Mapping[str, str]) -> dict[str, str]:
+    return {k: v for k, v in config.items() if not k.startswith(_TRANSIENT_KEYS)}
+
+
+def _health(ctx: Context) -> Outcome | None:
+    """Run the plan's health command until it ends with 0 or its time is up."""
+    health = ctx.move.policy.health
+    if health is None or not ctx.job.facts.get("was_running"):
+        return None
+    since = ctx.job.facts.get("health_since")
+    if since is None:
+        since = ctx.now().isoformat()
+        ctx.note(health_since=since)
+    try:
+        ended = ctx.settle(
+            "health",
+            lambda: ctx.on_target(ctx.target.execute(ctx.move.name, health.command, project=ctx.move.target_project)),
+            blocked_on="the health command",
+        )
+    except ServerRefused as error:
+        ended, failure = None, error.message
+    else:
+        failure = ""
+    if isinstance(ended, Outcome):
+        return ended
+    ctx.forget("health")
+    code = ended.metadata.get("return") if ended else None
+    if code == 0:
+        return None
+    if ctx.now() - datetime.fromisoformat(since) < health.timeout:
+        return Outcome.wait(
+            f"the health command to succeed (last exit code {code})",
+            retry_in=timedelta(seconds=1),
+            evidence=dict(ctx.job.evidence),
+        )
+    raise VerificationFailed(
+        f"{' '.join(health.command)} ended with {failure or code} for {health.timeout.total_seconds():.0f} s",
+        hint=f"it runs on {ctx.move.target}, the source is kept, stopped; mend it, then `herder retry {ctx.job.id}`",
+    )

@@ -1,0 +1,59 @@
+"""What herder writes on instances (``user.herder.*``), and the guard that keeps a copy from starting.
+
+At any moment at most one of source and target can start, and the servers themselves enforce it: the copy is created
+with the guard, the source gets it when it has stopped, and the copy loses it only after the source has it. The guard
+is a device whose path on the host does not exist; LXD refuses to start a container that has one. So not even a worker
+that comes back from a long sleep and sends its last request can start the wrong side.
+"""
+
+from common.domain.instance import GUARD_DEVICE, MARK_PREFIX, Config, Instance
+from common.domain.job import Job
+
+GUARD = {"type": "unix-char", "source": "/dev/herder-guard", "path": "/dev/herder-guard", "required": "true"}
+UNSET = "unset"
+
+#: Set on the copy so that its server does not start it and so that we can remove it; the wanted values are marked.
+_OVERRIDDEN = {"boot.autostart": "autostart", "security.protection.delete": "protection"}
+
+
+def mark(name: str) -> str:
+    """The config key of a mark."""
+    return MARK_PREFIX + name
+
+
+def snapshot_name(job: Job, number: int) -> str:
+    """The name of our snapshot for pass ``number``."""
+    return f"herder-{job.id}-{number}"
+
+
+def is_own_snapshot(job: Job, name: str) -> bool:
+    """Whether this job made the snapshot."""
+    return name.startswith(f"herder-{job.id}-")
+
+
+def wanted(config: Config) -> dict[str, str]:
+    """Marks that remember what shall be restored at the cutover."""
+    return {mark(short): config.get(key, UNSET) for key, short in _OVERRIDDEN.items()}
+
+
+def restored(instance: Instance) -> dict[str, str]:
+    """The instance's whole config with the remembered values back in place."""
+    config = dict(instance.config)
+    for key, short in _OVERRIDDEN.items():
+        remembered = instance.marks.get(short)
+        if remembered is None:
+            continue
+        config.pop(key, None)
+        if remembered != UNSET:
+            config[key] = remembered
+    return config
+
+
+def unguarded(instance: Instance) -> dict[str, dict[str, str]]:
+    """The instance's local devices without the guard."""
+    return {name: dict(device) for name, device in instance.devices.items() if name != GUARD_DEVICE}
+
+
+def unmarked(instance: Instance) -> dict[str, str]:
+    """A patch that removes every mark."""
+    return {mark(name): "" for name in instance.marks}
