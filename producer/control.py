@@ -74,7 +74,7 @@ def resume(name: str, store: JobStore) -> list[Answer]:
     def ask(job: Job) -> Answer:
         if job.state is State.PAUSED:
             return _requeue(job, store, lambda paused: paused.to(State.QUEUED, blocked_on=""), "goes on")
-        store.control(job.id, "")
+        store.control(job.id, "resume")
         return _accept(job, f"is {job.state}")
 
     return _each(name, store, ask)

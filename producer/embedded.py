@@ -25,6 +25,8 @@ from pathlib import Path
 from typing import IO
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from common.config import Settings
 from common.domain.errors import HerderError
@@ -146,9 +148,13 @@ class Embedded:
 
     def _answers(self) -> bool:
         try:
-            return bool(redis.Redis(unix_socket_path=str(self.socket), socket_timeout=2).ping())
+            return bool(self._client().ping())
         except redis.RedisError:
             return False
+
+    def _client(self) -> redis.Redis:
+        """Answers or fails at once: by default redis-py tries for seconds, and here nobody may be there yet."""
+        return redis.Redis(unix_socket_path=str(self.socket), socket_timeout=5, retry=Retry(NoBackoff(), 0))
 
     def _ensure_redis(self) -> None:
         """Start the server unless it answers; one command at a time tries."""
@@ -233,7 +239,7 @@ daemonize no
         except BlockingIOError:
             return
         try:
-            redis.Redis(unix_socket_path=str(self.socket)).shutdown(save=False)
+            self._client().shutdown(save=False)
         except redis.RedisError as error:
             log.warning("redis.stop_failed reason=%s", error)
         if self._redis is not None:

@@ -4,13 +4,13 @@ A request file says what is wanted (``docs/reference/plan-file.md``); a plan fil
 review, and what ``herder run`` carries out.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from yaml.nodes import MappingNode, Node, SequenceNode
 
 from common.domain.errors import PlanFileError
@@ -28,7 +28,7 @@ from common.domain.plan import (
     Selection,
 )
 from common.domain.units import parse_duration
-from common.store.codec import to_plain
+from common.store.codec import from_plain, to_plain
 
 _Path = Sequence[int | str]
 
@@ -153,9 +153,26 @@ def read_plan(path: Path) -> Plan:
     if isinstance(content, Mapping) and "select" in content:
         raise PlanFileError(f"{path}: this is a request, not a plan", hint=f"`herder plan {path}` makes a plan of it")
     try:
-        return TypeAdapter(Plan, config=ConfigDict(extra="forbid")).validate_python(content)
+        plan = from_plain(Plan, content)
     except ValidationError as error:
         raise _explain(path, node, error) from error
+    unknown = list(_unknown_keys(content, to_plain(plan)))
+    if unknown:
+        raise _all_wrong(path, node, [(where, "there is no such key") for where in unknown])
+    return plan
+
+
+def _unknown_keys(content: Any, known: Any, where: tuple[int | str, ...] = ()) -> Iterator[tuple[int | str, ...]]:
+    """Where a plan file says something that the plan read from it does not."""
+    if isinstance(content, Mapping) and isinstance(known, Mapping):
+        for key, value in content.items():
+            if key in known:
+                yield from _unknown_keys(value, known[key], (*where, key))
+            else:
+                yield (*where, key)
+    elif isinstance(content, list) and isinstance(known, list):
+        for number, (value, other) in enumerate(zip(content, known, strict=False)):
+            yield from _unknown_keys(value, other, (*where, number))
 
 
 def write_plan(plan: Plan, path: Path) -> None:
@@ -174,21 +191,44 @@ def _load(path: Path) -> tuple[Node | None, Any]:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise PlanFileError(f"{path}: {reason}") from error
     try:
-        return yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
+        node, content = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
         raise PlanFileError(f"{place}: {error.problem or error}") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise PlanFileError(f"{path}: {error}") from error
+    twice = list(_keys_given_twice(node))
+    if twice:
+        lines = [f"{path}:{k.start_mark.line + 1}:{k.start_mark.column + 1}: {k.value}: given twice" for k in twice]
+        raise PlanFileError("\n".join(lines))
+    return node, content
+
+
+def _keys_given_twice(node: Node | None) -> Iterator[Node]:
+    """YAML would silently take the last one."""
+    if isinstance(node, MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if key.value in seen:
+                yield key
+            seen.add(key.value)
+            yield from _keys_given_twice(value)
+    elif isinstance(node, SequenceNode):
+        for value in node.value:
+            yield from _keys_given_twice(value)
 
 
 def _explain(path: Path, root: Node | None, error: ValidationError) -> PlanFileError:
+    return _all_wrong(path, root, [(problem["loc"], _in_words(problem)) for problem in error.errors()])
+
+
+def _all_wrong(path: Path, root: Node | None, problems: Iterable[tuple[_Path, str]]) -> PlanFileError:
     """All that is wrong, one finding a line, each with its place."""
     lines = []
-    for problem in error.errors():
-        where: _Path = problem["loc"]
+    for where, what in problems:
         line, column = _place(root, where)
-        name = ".".join(str(part) for part in where) or "the file"
-        lines.append(f"{path}:{line}:{column}: {name}: {_in_words(problem)}")
+        lines.append(f"{path}:{line}:{column}: {'.'.join(str(part) for part in where) or 'the file'}: {what}")
     return PlanFileError("\n".join(lines), hint="see docs/reference/plan-file.md")
 
 

@@ -24,7 +24,10 @@ log = logging.getLogger("herder.keeper")
 
 #: sysexits.h EX_TEMPFAIL: start me again.
 EXIT_START_AGAIN = 75
-_TICK = 0.5
+#: How precise the due times of jobs are, in seconds.
+_TICK = 0.05
+_TICK_NOTHING_TO_DO = 0.5
+_LOOK_AROUND = 0.5
 _MAINTENANCE = HEARTBEAT_TIMEOUT_MS / 4000
 
 
@@ -41,14 +44,15 @@ class Keeper:
     stopping: threading.Event = field(default_factory=threading.Event)
     _maintained: float = 0.0
     _renewed: float = 0.0
+    _looked_around: float = 0.0
 
     def run(self) -> None:
         """Keep until ``stopping`` is set."""
-        while not self.stopping.wait(_TICK):
-            self._leave_if_dead()
+        while not self.stopping.wait(_TICK_NOTHING_TO_DO if self.broker.nothing_to_do else _TICK):
             try:
                 self._keep()
             except redis.RedisError as error:
+                self._leave_if_dead()
                 self.broker.tainted.set()
                 log.warning("redis.unreachable reason=%s", error)
                 continue
@@ -64,8 +68,11 @@ class Keeper:
             self._maintained = now
             self.broker.maintain()
         self.jobs.pump()
-        self.broker.nothing_to_do = self.jobs.unfinished() == 0
-        self.listeners.tend()
+        if now - self._looked_around >= _LOOK_AROUND:
+            self._looked_around = now
+            self._leave_if_dead()
+            self.broker.nothing_to_do = self.jobs.unfinished() == 0
+            self.listeners.tend()
 
     def _renew(self) -> None:
         for claim in self.held.snapshot():

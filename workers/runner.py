@@ -14,7 +14,15 @@ from datetime import UTC, datetime, timedelta
 
 import tenacity
 
-from common.domain.errors import FenceLost, HerderError, PermanentError, ServerBusy, ServerUnreachable, TemporaryError
+from common.domain.errors import (
+    CutoverBroken,
+    FenceLost,
+    HerderError,
+    PermanentError,
+    ServerBusy,
+    ServerUnreachable,
+    TemporaryError,
+)
 from common.domain.itinerary import Slot, Step
 from common.domain.job import Job, JobError, Kind, Outcome, State
 from common.logs import event
@@ -89,7 +97,7 @@ class Runner:
                 event(log, "job.fence_lost", job=job_id, reason=lost.message)
 
     def _run(self, claim: Claim) -> None:
-        job = claim.job if claim.job.state is State.RUNNING else claim.job.taken(self.now())
+        job = _runnable(claim, self.now())
         control = claim.control
         while True:
             job, stop = self._obey(claim, job, control)
@@ -167,7 +175,8 @@ class Runner:
         if job.attempts + 1 >= limit and not endless:
             tried = replace(stored, hint=stored.hint or f"tried {job.attempts + 1} times; `herder retry {job.id}`")
             return Outcome.failed(tried)
-        return Outcome.retry(stored, retry_in=retry_delay(job.attempts))
+        turns_back = isinstance(error, CutoverBroken)
+        return Outcome.retry(stored, retry_in=retry_delay(job.attempts), turns_back=turns_back)
 
     def _take_slots(self, job: Job) -> str:
         limits = slots_of(job, job.current)
@@ -209,6 +218,12 @@ class Runner:
         }
         event(log, f"step.{fields['outcome']}", **{k: v for k, v in fields.items() if k not in ("at", "outcome")})
         return pack_event(**fields)
+
+
+def _runnable(claim: Claim, now: datetime) -> Job:
+    """The claimed job as running; one that was parked in the moment of its cancel goes back instead."""
+    job = claim.job.cancelled() if claim.job.state is State.PARKED else claim.job
+    return job if job.state is State.RUNNING else job.taken(now)
 
 
 def slots_of(job: Job, step: Step) -> list[tuple[str, int]]:

@@ -11,6 +11,7 @@
     - OperationLost         the daemon forgot the operation: look at the world, then decide
     - TransferFailed        a pass broke: look at the world, then pass again
     - TransferStalled       a pass moved no byte for too long and was cancelled
+    - CutoverBroken         the source was started again before the hand-over: give back, then pass again
   + PermanentError          a person: the job is undone or parked, ``hint`` says what to do
     - PreflightRefused
     - IdentityMismatch      the instance is not the one that was planned
@@ -101,6 +102,12 @@ class TransferStalled(TemporaryError):
     """A pass made no progress for the stall time-out and was cancelled."""
 
     code = "transfer_stalled"
+
+
+class CutoverBroken(TemporaryError):
+    """The source runs, or ran, again after it was stopped for the cutover; what was passed since is stale."""
+
+    code = "cutover_broken"
 
 
 class PermanentError(HerderError):

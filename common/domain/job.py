@@ -91,6 +91,7 @@ class Outcome:
     facts: Mapping[str, Any] = field(default_factory=dict)
     error: JobError | None = None
     finished_pass: Pass | None = None
+    turns_back: bool = False
 
     @classmethod
     def completed(cls, *, finished_pass: Pass | None = None, **facts: Any) -> "Outcome":
@@ -121,9 +122,9 @@ class Outcome:
         )
 
     @classmethod
-    def retry(cls, error: JobError, *, retry_in: timedelta) -> "Outcome":
-        """A temporary fault: the same step again, later."""
-        return cls(kind=Kind.RETRY, error=error, retry_in=retry_in, blocked_on=error.message)
+    def retry(cls, error: JobError, *, retry_in: timedelta, turns_back: bool = False) -> "Outcome":
+        """A temporary fault: the same step again, later; or, if it ``turns_back``, from the passes on."""
+        return cls(kind=Kind.RETRY, error=error, retry_in=retry_in, blocked_on=error.message, turns_back=turns_back)
 
     @classmethod
     def failed(cls, error: JobError) -> "Outcome":
@@ -298,12 +299,13 @@ class Job:
 
     def _retry(self, outcome: Outcome, now: datetime) -> "Job":
         down_too_long = self.down_at is not None and now - self.down_at > GIVE_BACK_AFTER
-        if down_too_long and not self.is_committed and not self.is_going_back and self.give_backs < MAX_GIVE_BACKS:
-            return self._turn_back(GIVE_BACK, then="resume", error=outcome.error)
+        if (down_too_long or outcome.turns_back) and not self.is_committed and not self.is_going_back:
+            then = "resume" if self.give_backs < MAX_GIVE_BACKS else "park"
+            return self._turn_back(GIVE_BACK, then=then, error=outcome.error)
         return self.to(
             State.WAITING,
             blocked_on=outcome.blocked_on,
-            error=outcome.error,
+            error=(self.error or outcome.error) if self.is_going_back else outcome.error,
             attempts=self.attempts + 1,
             total_attempts=self.total_attempts + 1,
             operations=(),
@@ -336,12 +338,15 @@ class Job:
         if self.state is State.PARKED:
             queued = self.to(State.QUEUED, finished_at=None)
             first = UNDO.steps[0].name
-            return replace(queued, itinerary=UNDO.name, step=first, reached=self.step, attempts=0)
+            reached = self.reached if self.is_going_back else self.step
+            return replace(queued, itinerary=UNDO.name, step=first, reached=reached, attempts=0)
         return self._turn_back(UNDO, then="", error=self.error)
 
     def retried(self) -> "Job":
         """Queued again: after a cancel from the beginning, otherwise from its checkpoint."""
         at = replace(self, attempts=0, give_backs=0, finished_at=None, error=None)
+        if self.itinerary == GIVE_BACK.name:
+            at = replace(at, undo_then="resume")
         if self.state is State.CANCELLED:
             first = self.forward.steps[0].name
             at = replace(at, itinerary=self.forward.name, step=first, evidence={}, facts={}, passes=())

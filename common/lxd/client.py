@@ -5,7 +5,7 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
-from common.domain.errors import InputError, NotFound, ServerRefused
+from common.domain.errors import InputError, NotFound, NotTrusted, ServerRefused
 from common.domain.fleet import Pool, Profile, ServerInfo
 from common.domain.instance import Config, Devices, Instance, Snapshot
 from common.domain.operation import Operation
@@ -66,9 +66,14 @@ class LxdClient:
         return tuple(sorted(records.names(self._get("/1.0/projects"))))
 
     def instances(self, project: str | None = "default") -> tuple[Instance, ...]:
-        """All instances of a project, or of all with None; without ETags and snapshots."""
-        where = {"all-projects": "true"} if project is None else {"project": project}
-        return tuple(records.instance(each) for each in self._get("/1.0/instances", {**where, **_WHOLE_RECORDS}))
+        """All instances of a project, or of all that we may see with None; without ETags and snapshots."""
+        if project is not None:
+            return self._instances({"project": project})
+        try:
+            return self._instances({"all-projects": "true"})
+        except NotTrusted:
+            # A certificate that is restricted to some projects must name them.
+            return tuple(each for name in self.projects() for each in self._instances({"project": name}))
 
     def instance(self, name: str, *, project: str = "default") -> Instance:
         """One instance with its ETag, without its snapshots. Raises NotFound."""
@@ -252,6 +257,9 @@ class LxdClient:
     def _change_state(self, name: str, project: str, action: str, *, timeout: int = -1, force: bool = False) -> str:
         body = {"action": action, "timeout": timeout, "force": force}
         return self._begin("PUT", _path(name, "state"), project, body)
+
+    def _instances(self, where: Mapping[str, str]) -> tuple[Instance, ...]:
+        return tuple(records.instance(each) for each in self._get("/1.0/instances", {**where, **_WHOLE_RECORDS}))
 
     def _volumes_of(self, pool: str, project: str) -> frozenset[str]:
         return records.names(self._get(f"/1.0/storage-pools/{_quoted(pool)}/volumes/custom", {"project": project}))

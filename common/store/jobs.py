@@ -22,8 +22,6 @@ from common.store.scripts import Scripts
 #: A holder that does not renew within this is taken for dead. Longer than the 10 s after which LXD drops a migration
 #: offer that was not taken up, so that a worker that comes back from a long sleep can no longer start a transfer.
 LEASE = timedelta(seconds=15)
-#: How long a wake-up may take until it is sent again.
-VISIBILITY = timedelta(seconds=15)
 #: How many commits each write waits for at creation, where the server can tell (Redis 7.2, Valkey).
 _DURABLE_WAIT_MS = 2000
 
@@ -52,15 +50,13 @@ class JobStore:
 
     def save_plan(self, plan: Plan) -> bool:
         """Store a plan before its jobs; True if it was not there yet."""
-        if not self._client.set(self._keys.plan(plan.id), encode(plan), nx=True):
-            return False
-        self._client.zadd(self._keys.plans, {plan.id: plan.created_at.timestamp() * 1000})
-        return True
+        is_new = self._client.set(self._keys.plan(plan.id), encode(plan), nx=True)
+        self._client.zadd(self._keys.plans, {plan.id: plan.created_at.timestamp() * 1000}, nx=True)
+        return bool(is_new)
 
     def create(self, job: Job) -> bool:
         """Store a new job and send its first wake-up; False, and no change, if it is there already."""
-        arguments = (job.plan, job.id, job.state, job.phase, encode(job), _ms(VISIBILITY))
-        return bool(self._run("create", *arguments))
+        return bool(self._run("create", job.plan, job.id, job.state, job.phase, encode(job)))
 
     def wait_durable(self) -> None:
         """Wait until what was written is on disk; where the server cannot tell, nothing is lost by not waiting."""
@@ -128,6 +124,7 @@ class JobStore:
             "state": job.state.value,
             "phase": job.phase.value,
             "record": encode(job),
+            "committed": job.is_committed,
             "keep": keep,
             "lease_ms": _ms(LEASE),
             "delay_ms": _ms(delay),
@@ -144,7 +141,7 @@ class JobStore:
         return (reply[1] or b"").decode()
 
     def control(self, job_id: str, command: str) -> State | None:
-        """Ask for ``"pause"`` or ``"cancel"``, or take it back with ``""``; the job's state, None if unknown."""
+        """Ask for ``"pause"``, ``"cancel"``, or ``"resume"`` (take a pause back); the job's state, None if unknown."""
         reply = self._run("control", job_id, command).decode()
         return State(reply) if reply else None
 
@@ -154,7 +151,7 @@ class JobStore:
 
     def pump(self, limit: int = 1000) -> int:
         """Send wake-ups of overdue jobs again; how many are overdue."""
-        return int(self._run("pump", limit, _ms(VISIBILITY)))
+        return int(self._run("pump", limit))
 
     def acquire_slots(self, job_id: str, limits: Sequence[tuple[str, int]], lease: timedelta) -> str:
         """Take or renew a permit of each resource, all or none: ``""``, or the resource that has none left."""

@@ -14,7 +14,6 @@ key                             type    holds
 ``NS:listening``                set     remotes that some job waits on
 ``NS:result:REMOTE:OPERATION``  string  how an operation ended, msgpack; kept 1 h, LXD itself forgets it after 5 s
 ``NS:progress:REMOTE:OPERATION`` hash   volume -> bytes sent; ``rate``, ``at``; kept 1 day
-``NS:sent:ID``                  string  a wake-up of this overdue job was just sent again
 ``NS:slots:REMOTE:ROLE``        zset    job id by the end of its permit (ms)
 ``NS:queue:REMOTE:ROLE``        zset    job ids that wait for a slot, by the time they asked
 ``NS:listener:REMOTE``          string  the worker that listens to this server, with a time to live

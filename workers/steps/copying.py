@@ -27,9 +27,18 @@ from common.lxd.migration import Transfer, receive_body
 from workers.steps.context import LOOK_AGAIN, Context
 from workers.steps.marks import GUARD, mark, snapshot_name, wanted
 
+#: LXD 5.0.2 on btrfs tells snapshots apart by the subvolume they were received from. Those that came to the source
+#: with an earlier move count as missing on the target, and the stream then has no parent.
+_NO_PARENT = "cannot find parent subvolume"
 _KEYS = ("snapshot", "offer", "receive", "pass")
 #: Operations of people at work inside an instance; they do not stand in the way.
 _HARMLESS = frozenset({"Executing command", "Showing console"})
+
+
+class RefreshImpossible(TransferFailed):
+    """The servers cannot make this copy equal by a refresh; only a whole new copy helps."""
+
+    code = "refresh_impossible"
 
 
 def run_pass(ctx: Context, kind: str) -> Outcome | Pass:
@@ -90,6 +99,8 @@ def _begin(ctx: Context, kind: str) -> Outcome:
     """Offer and receive, back to back: an offer that is not taken up within 10 s is withdrawn by its server."""
     source_info, target_info = ctx.source.info(), ctx.target.info()
     address = _source_address(ctx)
+    if kind != "full" and ctx.own_copy() is None:
+        kind = "full"
     if kind != "full":
         _mark_dirty(ctx)
     ctx.note(
@@ -209,6 +220,8 @@ def _failure(ctx: Context, target_side: Operation, source_side: Operation | None
     text = f"{ctx.move.target}: {target_side.error}"
     if source_side is not None and source_side.error:
         text += f" | {ctx.move.source}: {source_side.error}"
+    if _NO_PARENT in text:
+        return RefreshImpossible(f"the servers cannot refresh a copy of snapshots that were moved before: {text}")
     pool = _target_pool(ctx)
     if "No space left" in text or (pool and pool.total and pool.free < pool.total // 100):
         return OutOfSpace(f"the pool of {ctx.move.target} is full: {text}")
@@ -314,7 +327,8 @@ def _clear_the_way(ctx: Context) -> Outcome | Pass | None:
             operations=(ctx.on_target(running.id),),
             evidence=dict(ctx.job.evidence),
         )
-    if found.marks.get("state") == "complete":
+    stale_below = int(ctx.job.facts.get("whole_from", 0))
+    if found.marks.get("state") == "complete" and int(found.marks["pass"]) >= stale_below:
         ctx.note(next_pass=max(int(ctx.job.facts["next_pass"]), int(found.marks["pass"]) + 1))
         return Pass(number=int(found.marks["pass"]), kind="full", took=timedelta(0))
     return remove_copy(ctx, found)

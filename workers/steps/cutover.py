@@ -5,10 +5,12 @@ the source is guarded for good. Both guards are on the servers, so that no late 
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from common.domain.eligibility import wanted_devices, wanted_profiles
 from common.domain.errors import (
+    CutoverBroken,
     IdentityMismatch,
     PermanentError,
     PreconditionFailed,
@@ -22,7 +24,6 @@ from common.domain.job import Outcome
 from common.domain.operation import Operation
 from common.domain.plan import AfterGrace, Method
 from workers.steps.context import Context
-from workers.steps.copying import find_operation
 from workers.steps.marks import GUARD, is_own_snapshot, mark, restored, unguarded
 
 _DEFAULT_GRACE = timedelta(seconds=30)  # LXD's own boot.host_shutdown_timeout
@@ -30,24 +31,21 @@ _TRANSIENT_KEYS = ("volatile.", "user.herder.")
 
 
 def stop_source(ctx: Context) -> Outcome:
-    """Stop the source within its grace and guard it; downtime begins."""
+    """Stop the source within its grace; downtime begins.
+
+    Done as soon as its processes are gone: LXD cleans up after them for another half second, during which nobody can
+    start it, and which the final pass can use.
+    """
     instance = ctx.source_instance()
-    if not instance.is_stopped:
-        stopping = _stop(ctx, instance)
-        if stopping is not None:
-            return stopping
-    elif "down_at" not in ctx.job.facts and ctx.move.method is Method.WARM:
-        # Somebody else stopped it since preflight: it shall stay stopped on the target too.
-        ctx.note(was_running=False)
-    _guard_source(ctx)
-    return Outcome.completed()
-
-
-def _stop(ctx: Context, instance: Instance) -> Outcome | None:
+    if instance.is_stopped:
+        if "down_at" not in ctx.job.facts and ctx.move.method is Method.WARM:
+            # Somebody else stopped it since preflight: it shall stay stopped on the target too.
+            return Outcome.completed(was_running=False, last_used=instance.last_used_at.isoformat())
+        return Outcome.completed(last_used=instance.last_used_at.isoformat())
     if "down_at" not in ctx.job.facts:
         ctx.note(down_at=ctx.now().isoformat())
     if ctx.job.evidence.get("forced"):
-        return _force(ctx)
+        return _look_soon(ctx, _force(ctx))
     grace = _grace(ctx, instance)
     ended = ctx.settle(
         "stop",
@@ -57,16 +55,23 @@ def _stop(ctx: Context, instance: Instance) -> Outcome | None:
         blocked_on=f"the guest to shut down, for up to {grace.total_seconds():.0f} s",
     )
     if isinstance(ended, Outcome):
-        return ended
+        return _look_soon(ctx, ended)
     if ctx.source_instance().is_stopped:
-        return None
+        return Outcome.again(evidence=ctx.job.evidence)
     ctx.forget("stop")
     if ended is None:
         raise TransferFailed(f"{ctx.move.source} forgot the stop of {instance.name}, which still runs")
-    if ctx.move.policy.after_grace is AfterGrace.FORCE:
-        ctx.note(evidence={"forced": True})
-        return _force(ctx)
-    raise StopRefused(f"{instance.name} did not shut down within {grace.total_seconds():.0f} s")
+    if ctx.move.policy.after_grace is AfterGrace.GIVE_BACK:
+        raise StopRefused(f"{instance.name} did not shut down within {grace.total_seconds():.0f} s")
+    ctx.note(evidence={"forced": True})
+    return _look_soon(ctx, _force(ctx))
+
+
+def _look_soon(ctx: Context, waiting: Outcome) -> Outcome:
+    """Look again after 50 ms, then less and less often, though the operation has not ended."""
+    looks = int(ctx.job.evidence.get("looks", 0))
+    soon = min(timedelta(milliseconds=50) * 2**looks, waiting.retry_in)
+    return replace(waiting, retry_in=soon, evidence={**waiting.evidence, "looks": looks + 1})
 
 
 def _grace(ctx: Context, instance: Instance) -> timedelta:
@@ -76,7 +81,7 @@ def _grace(ctx: Context, instance: Instance) -> timedelta:
     return timedelta(seconds=int(own)) if own.isdigit() else _DEFAULT_GRACE
 
 
-def _force(ctx: Context) -> Outcome | None:
+def _force(ctx: Context) -> Outcome:
     ended = ctx.settle(
         "force",
         lambda: ctx.on_source(ctx.source.force_stop(ctx.move.instance, project=ctx.move.project)),
@@ -85,47 +90,43 @@ def _force(ctx: Context) -> Outcome | None:
     if isinstance(ended, Outcome):
         return ended
     if ctx.source_instance().is_stopped:
-        return None
+        return Outcome.again(evidence=ctx.job.evidence)
     ctx.forget("force")
     raise TransferFailed(f"forced stop: {ended.error if ended else 'forgotten by the server'}")
 
 
-def _guard_source(ctx: Context) -> None:
-    """LXD refuses the guard on a running container, so this also proves that it is stopped."""
-    if ctx.source_instance().is_guarded:
-        return
-    try:
-        ctx.patch_source({"boot.autostart": "false", mark("state"): "stopped"}, {GUARD_DEVICE: GUARD})
-    except ServerRefused as error:
-        if ctx.source_instance().is_stopped:
-            raise
-        raise TransferFailed(f"{ctx.move.source}:{ctx.move.instance} was started again by somebody") from error
-
-
 def hand_over(ctx: Context) -> Outcome:
-    """The commit point: both sides are stopped and guarded, the copy is complete; from here the target is the one."""
-    source, copy = ctx.source_instance(), ctx.own_copy()
+    """The commit point: the source is stopped and gets the guard, the copy is complete; the target is the one now."""
+    copy = ctx.own_copy()
     if copy is None or copy.marks.get("state") not in ("complete", "handed-over"):
-        raise TransferFailed(f"{ctx.move.target}:{ctx.move.name} is not a complete copy", hint="the pass is repeated")
-    if not source.is_stopped or not source.is_guarded:
-        raise IdentityMismatch(
-            f"{ctx.move.source}:{source.name} was started or changed by somebody during the cutover",
-            hint=f"it goes on running there; `herder retry {ctx.job.id}` moves it",
-        )
+        raise CutoverBroken(f"{ctx.move.target}:{ctx.move.name} is not a complete copy")
     if copy.is_running:
         raise IdentityMismatch(
             f"{ctx.move.target}:{copy.name} runs before it was handed over",
             hint="somebody removed the guard and started it; stop one of the two by hand",
         )
-    starting = find_operation(ctx.source.operations(project=ctx.move.project), source.name)
-    if starting is not None:
-        return Outcome.wait(
-            f"an operation of somebody else on {ctx.move.source}:{source.name}: {starting.description}",
-            retry_in=timedelta(seconds=1),
-            evidence=dict(ctx.job.evidence),
-        )
-    ctx.patch_source({mark("state"): "handed-over"})
+    check_untouched(ctx, ctx.source_instance())
+    try:
+        # LXD refuses the guard on a running container, so this is also the test whether it is still stopped.
+        ctx.patch_source({"boot.autostart": "false", mark("state"): "handed-over"}, {GUARD_DEVICE: GUARD})
+    except ServerRefused as error:
+        if ctx.source_instance().is_stopped:
+            raise
+        raise CutoverBroken(f"{ctx.move.source}:{ctx.move.instance} was started again") from error
+    guarded = ctx.source_instance()
+    check_untouched(ctx, guarded)
+    if not guarded.is_guarded:
+        raise CutoverBroken(f"{ctx.move.source}:{ctx.move.instance} lost its guard")
     return Outcome.completed()
+
+
+def check_untouched(ctx: Context, source: Instance) -> None:
+    """The source has not run since it was stopped: what the final pass took from it is its last word.
+
+    Raises CutoverBroken.
+    """
+    if not source.is_stopped or source.last_used_at.isoformat() != ctx.job.facts.get("last_used"):
+        raise CutoverBroken(f"{ctx.move.source}:{source.name} was started again after it was stopped for the cutover")
 
 
 def start_target(ctx: Context) -> Outcome:

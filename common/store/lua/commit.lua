@@ -1,6 +1,6 @@
 -- The checkpoint: refused with a stale fence; otherwise the record, the due time, the event, the permits given back and
 -- the next wake-up change together.
--- namespace, id, owner, ver, cmsgpack{state, phase, record, keep, lease_ms, delay_ms, operations={{remote, op, project}..},
+-- namespace, id, owner, ver, cmsgpack{state, phase, record, committed, keep, lease_ms, delay_ms, operations={{remote, op, project}..},
 --   release={..}, plan, events={..}} -> {1, control} | {0}
 local id = ARGV[2]
 if not is_held(id, ARGV[3], ARGV[4]) then return { 0 } end
@@ -17,10 +17,12 @@ if c.keep then
   return { 1, redis.call('HGET', key, 'control') }
 end
 redis.call('HSET', key, 'owner', '', 'lease', 0)
-if c.state == 'done' or c.state == 'parked' or c.state == 'cancelled' then
-  redis.call('ZREM', due, id)
-  redis.call('HSET', key, 'control', '')
-elseif c.state == 'paused' then
+local control = redis.call('HGET', key, 'control')
+if control == 'cancel' and not c.committed and (c.state == 'parked' or c.state == 'paused') then
+  -- Asked for between the last look at the control and now: the person was told that it would be done.
+  redis.call('HSET', key, 'state', 'queued')
+  wake(id)
+elseif c.state == 'done' or c.state == 'parked' or c.state == 'cancelled' or c.state == 'paused' then
   redis.call('ZREM', due, id)
   redis.call('HSET', key, 'control', '')
 elseif c.state == 'waiting' then
@@ -34,9 +36,9 @@ elseif c.state == 'waiting' then
       redis.call('SADD', NS .. ':listening', o[1])
     end
   end
-  if redis.call('HGET', key, 'control') == 'cancel' then wake(id) end
+  if control == 'cancel' then wake(id) end
 else
-  redis.call('ZADD', due, t + c.lease_ms, id)
+  redis.call('ZADD', due, t + VISIBILITY, id)
   push(id, c.phase)
 end
 return { 1, redis.call('HGET', key, 'control') }

@@ -1,8 +1,12 @@
--- namespace, id, command ('pause', 'cancel' or '') -> the job's state, or '' if there is none
+-- namespace, id, command ('pause', 'cancel' or 'resume', which takes a pause back) -> the job's state, or '' if there is none
 local id = ARGV[2]
 local state = redis.call('HGET', job_key(id), 'state')
 if not state then return '' end
 if state == 'done' or state == 'parked' or state == 'cancelled' then return state end
-redis.call('HSET', job_key(id), 'control', ARGV[3])
+if ARGV[3] ~= 'resume' then
+  redis.call('HSET', job_key(id), 'control', ARGV[3])
+elseif redis.call('HGET', job_key(id), 'control') == 'pause' then
+  redis.call('HSET', job_key(id), 'control', '')
+end
 if state ~= 'running' then wake(id) end
 return state

@@ -20,15 +20,17 @@ local function push(id, phase)
   if redis.call('HSETNX', queue .. '.msgs', mid, body) == 1 then redis.call('RPUSH', queue, mid) end
 end
 
--- Make a job runnable now and send its wake-up; the pump sends another if this one is lost.
+-- A wake-up that nobody has answered after this many ms is sent again by the pump.
+local VISIBILITY = 15000
+
+-- Make a job runnable now and send its wake-up. It is not "waiting" any more, so that a claim does not find it early.
 local function wake(id)
   local h = redis.call('HMGET', job_key(id), 'state', 'phase')
-  if h[1] and (h[1] == 'waiting' or h[1] == 'queued' or h[1] == 'paused') then
-    redis.call('ZADD', NS .. ':due', now(), id)
-    push(id, h[2])
-    return 1
-  end
-  return 0
+  if h[1] ~= 'waiting' and h[1] ~= 'queued' and h[1] ~= 'paused' then return 0 end
+  if h[1] == 'waiting' then redis.call('HSET', job_key(id), 'state', 'queued') end
+  redis.call('ZADD', NS .. ':due', now() + VISIBILITY, id)
+  push(id, h[2])
+  return 1
 end
 
 local function is_held(id, owner, ver)
@@ -40,8 +42,10 @@ end
 local function release(id, resources)
   for _, resource in ipairs(resources) do
     if redis.call('ZREM', NS .. ':slots:' .. resource, id) == 1 then
-      local first = redis.call('ZPOPMIN', NS .. ':queue:' .. resource)
-      if first[1] then wake(first[1]) end
+      local first
+      repeat
+        first = redis.call('ZPOPMIN', NS .. ':queue:' .. resource)[1]
+      until not first or wake(first) == 1
     end
   end
 end
