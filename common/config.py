@@ -19,9 +19,13 @@ def _xdg(variable: str, fallback: str) -> Path:
 
 
 def config_file() -> Path | None:
-    """The settings file in use, or None."""
+    """The settings file in use, or None. Raises InputError if ``$HERDER_CONFIG`` names none."""
     named = os.environ.get("HERDER_CONFIG")
-    candidates = [Path(named)] if named else [Path("herder.toml"), _xdg("XDG_CONFIG_HOME", ".config") / "herder.toml"]
+    if named:
+        if not Path(named).exists():
+            raise InputError(f"HERDER_CONFIG: there is no file {named}")
+        return Path(named)
+    candidates = [Path("herder.toml"), _xdg("XDG_CONFIG_HOME", ".config") / "herder.toml"]
     return next((path for path in candidates if path.is_file()), None)
 
 

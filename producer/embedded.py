@@ -83,14 +83,20 @@ def _end_with_parent() -> None:
 
 
 def _start(
-    command: list[str | Path], output: IO[bytes], environment: dict[str, str] | None = None
+    command: list[str | Path],
+    output: IO[bytes],
+    *,
+    environment: dict[str, str] | None = None,
+    keep: IO[str] | None = None,
 ) -> "subprocess.Popen[bytes]":
+    """Start a process of ours, with ``keep`` open in it."""
     return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output,
         env=environment,
+        pass_fds=(keep.fileno(),) if keep else (),
         start_new_session=True,  # Ctrl-C at the terminal is for the command, which stops them in order
         preexec_fn=_end_with_parent,  # noqa: PLW1509 - one prctl call, no locks taken
     )
@@ -160,16 +166,17 @@ class Embedded:
         """Start the server unless it answers; one command at a time tries."""
         if self.settings.redis_url or self._answers():
             return
-        with (self.directory / "start.lock").open("w") as lock:
+        with (self.directory / "start.lock").open("w") as lock, (self.directory / "server.lock").open("w") as alive:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not self._answers():
-                self._start_redis()
+            if not self._answers() and _is_free(alive):
+                self._start_redis(alive)
 
-    def _start_redis(self) -> None:
+    def _start_redis(self, alive: IO[str]) -> None:
+        """The server inherits the locked file: as long as it lives, silent or not, no second one is started."""
         if self._redis is not None:
             self._redis.poll()
         output = self._files.enter_context(self._log_file("redis.log"))
-        self._redis = _start([find_server(), self._write_config()], output)
+        self._redis = _start([find_server(), self._write_config()], output, keep=alive)
         deadline = time.monotonic() + _START_TIMEOUT
         while not self._answers():
             if self._redis.poll() is not None or time.monotonic() > deadline:
@@ -213,7 +220,7 @@ daemonize no
             output = self._files.enter_context(self._log_file("worker.log"))
             environment = {**os.environ, "HERDER_REDIS_URL": self.url}
             command: list[str | Path] = [sys.executable, "-m", "workers", "--with-parent"]
-            self._workers.append(_start(command, output, environment))
+            self._workers.append(_start(command, output, environment=environment))
 
     def _watch(self) -> None:
         """Start again what has died: crash-only processes rely on it."""
@@ -234,9 +241,7 @@ daemonize no
         """Redis goes with the last command; whoever that is may not be the one that started it."""
         if self.settings.redis_url:
             return
-        try:
-            fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _is_free(users):
             return
         try:
             self._client().shutdown(save=False)
@@ -244,6 +249,15 @@ daemonize no
             log.warning("redis.stop_failed reason=%s", error)
         if self._redis is not None:
             _end(self._redis)
+
+
+def _is_free(lock: IO[str]) -> bool:
+    """Take a lock if nobody has it."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
+import redis
 import tenacity
 
 from common.domain.errors import (
@@ -95,6 +96,8 @@ class Runner:
                 self._run(claim)
             except FenceLost as lost:
                 event(log, "job.fence_lost", job=job_id, reason=lost.message)
+            except redis.RedisError as error:
+                log.warning("redis.unreachable job=%s reason=%s", job_id, error)
 
     def _run(self, claim: Claim) -> None:
         job = _runnable(claim, self.now())
@@ -136,8 +139,8 @@ class Runner:
             return job.with_outcome(outcome, self.now()), outcome
         try:
             outcome = STEPS[job.step](ctx)
-        except FenceLost:
-            raise
+        except (FenceLost, redis.RedisError):
+            raise  # nothing can be recorded; the pump sends another wake-up
         except Exception as error:  # noqa: BLE001 - a bug in one step must not take the worker down
             outcome = self._outcome_of(ctx.job, error)
         return ctx.job.with_outcome(outcome, self.now()), outcome

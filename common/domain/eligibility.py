@@ -6,7 +6,7 @@ bytes have moved, or never: a missing pool is silently replaced by that of a pro
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from common.domain.fleet import Pool, Profile, Server
+from common.domain.fleet import Profile, Server
 from common.domain.instance import Devices, Instance, is_root_disk
 from common.domain.plan import Finding, Method, Mode, Move, Retire
 
@@ -124,7 +124,9 @@ def wanted_devices(instance: Instance, move: Move) -> dict[str, dict[str, str]]:
     """
     devices = {name: dict(device) for name, device in instance.own_devices.items()}
     for name, device in move.overrides.devices.items():
-        devices[name] = {**instance.expanded_devices.get(name, {}), **device}
+        # A mask is only the word: LXD refuses every other key beside it.
+        inherited = {} if device.get("type") == "none" else instance.expanded_devices.get(name, {})
+        devices[name] = {**inherited, **device}
     root = next((n for n, d in instance.expanded_devices.items() if is_root_disk(d)), "root")
     devices[root] = {**instance.expanded_devices.get(root, {}), **devices.get(root, {})}
     devices[root] |= {"type": "disk", "path": "/", "pool": wanted_pool(instance, move)}
@@ -162,7 +164,7 @@ def _about_devices(devices: Devices, move: Move, target: Server) -> Iterator[Fin
             yield from _about_nic(name, device, networks, target)
         elif kind == "disk" and not is_root_disk(device):
             yield from _about_disk(name, device, move, target)
-        elif kind not in ("disk", "none", "proxy", "infiniband"):
+        elif kind not in ("disk", "none", "proxy"):
             yield _refuse(
                 "device",
                 f"device {name} ({kind}) is bound to the source's hardware or host",
@@ -194,8 +196,3 @@ def _about_disk(name: str, device: Mapping[str, str], move: Move, target: Server
             f"device {name} needs the custom volume {pool}/{device.get('source')}, which {target.remote} does not have",
             f"`lxc storage volume copy {move.source}:{pool}/{device.get('source')} {target.remote}:{pool}/…` first",
         )
-
-
-def fits_together(pool: Pool, sizes: Iterable[int]) -> bool:
-    """Whether instances of these sizes in bytes fit into a pool; always, if the server does not tell its size."""
-    return not pool.total or sum(sizes) + POOL_RESERVE <= pool.free

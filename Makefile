@@ -1,0 +1,62 @@
+# The verbs of herder. `make demo` and `make test` do all of their own set-up.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+export PYTHONDONTWRITEBYTECODE := 1
+
+.PHONY: help setup demo test check unit integration acceptance lab lab-down bench-downtime bench-evacuate lock clean
+
+help: ## Say what the verbs do
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | column -t -s '|'
+
+setup: $(INSTALLED) ## Make .venv with herder and its tools in it
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@sh tests/bootstrap.sh $(PYTHON)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --require-hashes --requirement requirements.lock
+	$(BIN)/pip install --quiet --no-deps --editable .
+	@touch $@
+
+demo: setup ## Empty a real LXD server with 12 running containers into another one
+	$(BIN)/python -m tests.demo
+
+check: setup ## Lint, types and import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: setup ## Tests without network and servers
+	$(BIN)/pytest tests/unit tests/docs
+
+integration: setup ## Tests with a real Redis
+	$(BIN)/pytest tests/integration
+
+acceptance: setup ## Tests with real LXD servers
+	$(BIN)/pytest tests/lab tests/acceptance tests/bench
+
+test: check ## Everything that must hold: check, unit, integration, acceptance
+	$(BIN)/pytest tests
+
+lab: setup ## Bring real LXD servers up: s1, s2, d1 and the cluster c1 to c3
+	$(BIN)/python -m tests.lab up
+
+lab-down: setup ## Take the lab down and remove all of it
+	$(BIN)/python -m tests.lab down
+
+bench-downtime: setup ## How long an instance is down: herder beside lxc stop, move, start
+	$(BIN)/python -m tests.bench.downtime
+
+bench-evacuate: setup ## How long an evacuation takes: herder beside lxc move and lxc cluster evacuate
+	$(BIN)/python -m tests.bench.evacuate
+
+lock: setup ## Write requirements.lock anew from pyproject.toml
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate \
+		--no-header --no-emit-index-url --no-emit-find-links --extra dev pyproject.toml --output-file requirements.lock
+
+clean: ## Remove what the other verbs made in the checkout
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
