@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from statistics import quantiles
+from statistics import median, quantiles
 from typing import Any
 
 from common.domain.job import Job, JobError, State
@@ -42,6 +42,7 @@ class JobReport:
     started_at: datetime | None
     finished_at: datetime | None
     share: float  # of its itinerary, 0 to 1
+    eta_s: float | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -82,6 +83,7 @@ class Report:
     totals: Totals
     jobs: tuple[JobReport, ...]
     refused: tuple[RefusalReport, ...] = ()
+    eta_s: float | None = None
 
     @property
     def has_ended(self) -> bool:
@@ -89,8 +91,13 @@ class Report:
         return self.state not in ("running", "paused")
 
 
-def make_report(plan: Plan, jobs: Sequence[Job], progress: Mapping[str, Progress]) -> Report:
-    """The report; ``progress`` by job id."""
+def make_report(plan: Plan, jobs: Sequence[Job], progress: Mapping[str, Progress], now: datetime) -> Report:
+    """The report; ``progress`` by job id.
+
+    No server tells how much there is to send, so times to the end are extrapolated: of the plan from the steps done so
+    far, of a job from how long those that are done took.
+    """
+    usual = _usual_duration(jobs)
     ended = len(jobs) == len(plan.moves) and all(job.has_ended for job in jobs)
     finishes = [job.finished_at for job in jobs if job.finished_at]
     return Report(
@@ -101,7 +108,8 @@ def make_report(plan: Plan, jobs: Sequence[Job], progress: Mapping[str, Progress
         started_at=min((job.started_at for job in jobs if job.started_at), default=None),
         finished_at=max(finishes, default=plan.created_at) if ended else None,
         totals=_totals(plan, jobs, progress),
-        jobs=tuple(_job(job, progress.get(job.id, Progress())) for job in jobs),
+        jobs=tuple(_job(job, progress.get(job.id, Progress()), _eta(job, usual, now)) for job in jobs),
+        eta_s=None if ended else _plan_eta(jobs, now),
         refused=tuple(
             RefusalReport(
                 instance=refusal.instance,
@@ -147,7 +155,31 @@ def _percentile(ordered: Sequence[float], percent: int) -> float | None:
     return round(quantiles(ordered, n=100, method="inclusive")[percent - 1], 3)
 
 
-def _job(job: Job, progress: Progress) -> JobReport:
+def _usual_duration(jobs: Sequence[Job]) -> float | None:
+    """The median seconds from first step to done."""
+    took = [
+        (job.finished_at - job.started_at).total_seconds()
+        for job in jobs
+        if job.state is State.DONE and job.finished_at and job.started_at
+    ]
+    return median(took) if took else None
+
+
+def _eta(job: Job, usual: float | None, now: datetime) -> float | None:
+    if usual is None or job.started_at is None or job.has_ended or job.state is State.PAUSED:
+        return None
+    return round(max(0.0, usual - (now - job.started_at).total_seconds()), 1)
+
+
+def _plan_eta(jobs: Sequence[Job], now: datetime) -> float | None:
+    share = sum(1.0 if job.has_ended else _share(job) for job in jobs) / max(1, len(jobs))
+    started = min((job.started_at for job in jobs if job.started_at), default=None)
+    if started is None or share <= 0:
+        return None
+    return round((now - started).total_seconds() * (1 - share) / share, 1)
+
+
+def _job(job: Job, progress: Progress, eta: float | None) -> JobReport:
     return JobReport(
         job=job.id,
         instance=job.move.instance,
@@ -168,7 +200,8 @@ def _job(job: Job, progress: Progress) -> JobReport:
         downtime_s=round(job.downtime.total_seconds(), 3) if job.downtime is not None else None,
         started_at=job.started_at,
         finished_at=job.finished_at,
-        share=_share(job),
+        share=round(_share(job), 3),
+        eta_s=eta,
         notes=tuple(f"a wreck that only its server's operator can remove: {wreck}" for wreck in _wrecks(job)),
     )
 

@@ -1,6 +1,7 @@
 """Store -> Report, as things are at this moment. Used by every face that shows a plan."""
 
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 
 from common.domain.job import Job, State
 from common.store.jobs import JobStore
@@ -12,7 +13,8 @@ def read_report(plan_id: str, jobs: JobStore, operations: OperationStore) -> Rep
     """The report of one plan now. Raises InputError if there is no such plan."""
     plan = jobs.plan(plan_id)
     records = jobs.jobs(plan_id)
-    return make_report(plan, records, {job.id: _progress(job, operations) for job in records})
+    progress = {job.id: _progress(job, operations) for job in records}
+    return make_report(plan, records, progress, datetime.now(UTC))
 
 
 def _progress(job: Job, operations: OperationStore) -> Progress:

@@ -83,7 +83,15 @@ def _about_name(move: Move, target: Server, own_job: str) -> Iterator[Finding]:
         yield _refuse("project", f"{target.remote} has no project {move.target_project}", hint)
         return
     there = target.instance(move.target_project, move.name)
-    if there is not None and (not own_job or there.marks.get("job") != own_job):
+    if there is None or (own_job and there.marks.get("job") == own_job):
+        return
+    if there.marks.get("state") == "retired":
+        yield _refuse(
+            "name_taken",
+            f"{target.remote}:{move.name} is the retired source of job {there.marks.get('job')}",
+            f"`lxc delete {target.remote}:{move.name}` if it is not needed any more, or move under another name",
+        )
+    else:
         yield _refuse(
             "name_taken",
             f"{target.remote} has an instance {move.name} already",
@@ -117,16 +125,33 @@ def wanted_pool(instance: Instance, move: Move) -> str:
     return move.overrides.storage or overridden or instance.root_pool
 
 
-def wanted_devices(instance: Instance, move: Move) -> dict[str, dict[str, str]]:
-    """The copy's local devices: the source's, the overrides, and always an explicit root disk.
+def inherits_root(instance: Instance, move: Move, profiles: Mapping[str, Profile]) -> bool:
+    """Whether the copy can get its root disk from a profile, as the source does, and in the wanted pool."""
+    local = (*instance.own_devices.values(), *move.overrides.devices.values())
+    inherited = [
+        device
+        for name in wanted_profiles(instance, move)
+        if name in profiles
+        for device in profiles[name].devices.values()
+        if is_root_disk(device)
+    ]
+    return not any(is_root_disk(device) for device in local) and [d["pool"] for d in inherited] == [
+        wanted_pool(instance, move)
+    ]
 
-    The root disk is explicit because a server replaces a pool that it does not have by that of a profile.
+
+def wanted_devices(instance: Instance, move: Move, *, root_from_profile: bool = False) -> dict[str, dict[str, str]]:
+    """The copy's local devices: the source's, the overrides, and an explicit root disk unless a profile has it.
+
+    A server replaces a pool that it does not have by that of a profile, so what is not inherited must be explicit.
     """
     devices = {name: dict(device) for name, device in instance.own_devices.items()}
     for name, device in move.overrides.devices.items():
         # A mask is only the word: LXD refuses every other key beside it.
         inherited = {} if device.get("type") == "none" else instance.expanded_devices.get(name, {})
         devices[name] = {**inherited, **device}
+    if root_from_profile:
+        return devices
     root = next((n for n, d in instance.expanded_devices.items() if is_root_disk(d)), "root")
     devices[root] = {**instance.expanded_devices.get(root, {}), **devices.get(root, {})}
     devices[root] |= {"type": "disk", "path": "/", "pool": wanted_pool(instance, move)}

@@ -21,6 +21,15 @@ class Pool:
         return max(0, self.total - self.used)
 
 
+#: Drivers that can send what changed between two snapshots; all others compare every file with rsync.
+_SENDS_DELTAS = frozenset({"btrfs", "ceph", "zfs"})
+
+
+def sends_deltas(source_driver: str, target_driver: str) -> bool:
+    """Whether a refresh between pools of these drivers is a delta between snapshots."""
+    return source_driver == target_driver and source_driver in _SENDS_DELTAS
+
+
 @dataclass(frozen=True, kw_only=True)
 class Profile:
     """One profile of one project."""

@@ -18,7 +18,7 @@ from common.store.codec import to_plain
 from producer.cli import exits, render
 from producer.inventory import take_inventory
 from producer.planner import make_plan
-from producer.report import Report
+from producer.report import Report, make_report
 from producer.session import Session, open_session
 from producer.submit import submit
 from producer.watch import follow
@@ -45,7 +45,7 @@ def carry_out(plan: Plan, *, yes: bool, as_json: bool, skip_refused: bool) -> No
     refuse_or_warn(plan, skip_refused=skip_refused, ask=not yes and not as_json)
     if not plan.moves:
         if as_json:
-            exits.print_json({"plan": plan.id, "state": "empty", "jobs": []})
+            exits.print_json(to_plain(make_report(plan, (), {}, plan.created_at)))
         else:
             render.console.print(f"nothing to move from {plan.request.select.source}")
         return

@@ -45,7 +45,7 @@ def live(report: Report) -> RenderableType:
     if len(jobs) > _MAX_LIVE_ROWS:
         jobs = [job for job in jobs if job.state not in ("done", "queued")][:_MAX_LIVE_ROWS]
     table = Table(box=SIMPLE_HEAD)
-    for heading in ("instance", "state", "step", "", "sent", "rate", "downtime", "waits for"):
+    for heading in ("instance", "state", "step", "", "%", "sent", "rate", "ETA", "downtime", "waits for"):
         table.add_column(heading, no_wrap=heading != "waits for", overflow="ellipsis")
     for job in jobs:
         table.add_row(*_live_row(job))
@@ -58,11 +58,12 @@ def _overall(report: Report) -> RenderableType:
     totals = report.totals
     share = sum(job.share for job in report.jobs) / max(1, totals.jobs)
     line = Table.grid(padding=(0, 1))
+    eta = f"  ETA {render_duration(report.eta_s)}" if report.eta_s else ""
     failed = f", [red]{totals.failed} failed[/]" if totals.failed else ""
     line.add_row(
         f"[bold]{escape(report.name)}[/] ({report.plan})",
         ProgressBar(total=1, completed=share, width=30),
-        f"{share:4.0%}  {totals.done} of {totals.jobs} done{failed}  {render_size(totals.bytes)}",
+        f"{share:4.0%}  {totals.done} of {totals.jobs} done{failed}  {render_size(totals.bytes)}{eta}",
     )
     return line
 
@@ -74,8 +75,10 @@ def _live_row(job: JobReport) -> list[RenderableType]:
         Text(job.state, style=_COLOURS.get(job.state, "")),
         f"{job.phase}/{job.step}" if job.state != "done" else "",
         ProgressBar(total=1, completed=job.share, width=12),
+        f"{job.share:.0%}",
         render_size(job.bytes) if job.bytes else "",
         f"{render_size(job.rate)}/s" if job.rate else "",
+        render_duration(job.eta_s) if job.eta_s else "",
         render_duration(job.downtime_s) if job.downtime_s is not None else "",
         Text(waits, style="dim"),
     ]

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import tenacity
 
+from common.domain.eligibility import wanted_devices
 from common.domain.errors import NotFound, ServerBusy
 from common.domain.instance import Instance
 from common.domain.job import Job, Outcome
@@ -62,6 +63,10 @@ class Context:
         """Remember something now, before the step goes on."""
         self.job = self.job.noted({**self.job.evidence, **(evidence or {})}, facts)
         self.save(self.job)
+
+    def wanted_devices(self, source: Instance) -> dict[str, dict[str, str]]:
+        """The local devices that the copy shall have when it has been handed over."""
+        return wanted_devices(source, self.move, root_from_profile=bool(self.job.facts.get("root_from_profile")))
 
     def source_instance(self) -> Instance:
         """The instance on the source. Raises NotFound."""

@@ -8,7 +8,7 @@ finished one from its first moment.
 from datetime import datetime, timedelta
 from typing import Any
 
-from common.domain.eligibility import wanted_devices, wanted_pool, wanted_profiles
+from common.domain.eligibility import wanted_pool, wanted_profiles
 from common.domain.errors import (
     IdentityMismatch,
     NotFound,
@@ -30,7 +30,11 @@ from workers.steps.marks import GUARD, mark, snapshot_name, wanted
 #: LXD 5.0.2 on btrfs tells snapshots apart by the subvolume they were received from. Those that came to the source
 #: with an earlier move count as missing on the target, and the stream then has no parent.
 _NO_PARENT = "cannot find parent subvolume"
-_KEYS = ("snapshot", "offer", "receive", "pass")
+#: rsync's way to say that files were deleted while it read them.
+_VANISHED = "exit status 24"
+_KEYS = ("snapshot", "snapped", "offer", "receive", "pass", "sent", "moved_at")
+#: rsync may compare files for long without sending a byte.
+_STALL_FACTOR_OF_RSYNC = 10
 #: Operations of people at work inside an instance; they do not stand in the way.
 _HARMLESS = frozenset({"Executing command", "Showing console"})
 
@@ -54,7 +58,7 @@ def run_pass(ctx: Context, kind: str) -> Outcome | Pass:
         settled = _clear_the_way(ctx)
         if settled is not None:
             return settled
-    waiting = _snapshot(ctx, kind)
+    waiting = _thaw(ctx) or _snapshot(ctx, kind)
     if waiting is not None:
         return waiting
     return _begin(ctx, kind)
@@ -70,19 +74,22 @@ def _number(ctx: Context) -> int:
     return int(ctx.job.evidence["pass"])
 
 
-def _needs_snapshot(ctx: Context) -> bool:
-    """A stopped instance that is sent once, whole, is its own snapshot."""
-    return bool(ctx.job.facts.get("snapshots", True))
+def _has_snapshot(ctx: Context) -> bool:
+    """Whether the pass at hand was begun with a snapshot of ours, which must then have arrived."""
+    return bool(ctx.job.evidence.get("snapped"))
 
 
 def _snapshot(ctx: Context, kind: str) -> Outcome | None:
-    if kind == "full" and ctx.source_instance().is_stopped:
-        ctx.note(snapshots=False)
+    """Only where pools send deltas: there only a new snapshot makes a refresh one; elsewhere it would be a full copy.
+
+    A stopped instance that is sent whole is its own snapshot.
+    """
+    if not ctx.job.facts.get("deltas") or (kind == "full" and ctx.source_instance().is_stopped):
         return None
     name = snapshot_name(ctx.job, _number(ctx))
     names = {s.name for s in ctx.source.snapshots(ctx.move.instance, project=ctx.move.project)}
     if name in names:
-        ctx.note(snapshots=True)
+        ctx.note(evidence={"snapped": True})
         return None
     ended = ctx.settle(
         "snapshot",
@@ -93,6 +100,32 @@ def _snapshot(ctx: Context, kind: str) -> Outcome | None:
         return ended
     ctx.forget("snapshot")
     raise TransferFailed(f"{ctx.move.source}: snapshot {name}: {ended.error if ended else 'no trace of it'}")
+
+
+def _thaw(ctx: Context) -> Outcome | None:
+    """A source daemon that died while it had frozen the instance for a pass leaves it frozen."""
+    if ctx.source_instance().status != "Frozen":
+        return None
+    ended = ctx.settle(
+        "thaw",
+        lambda: ctx.on_source(ctx.source.unfreeze(ctx.move.instance, project=ctx.move.project)),
+        blocked_on=f"{ctx.move.source}:{ctx.move.instance} to thaw",
+    )
+    if isinstance(ended, Outcome):
+        return ended
+    ctx.forget("thaw")
+    return None
+
+
+def _is_inconsistent_allowed(ctx: Context, instance: Instance) -> bool:
+    """Whether the source may go on while its files are read.
+
+    Without it, LXD freezes a running container on a dir pool for the whole pass. The final pass makes up for it; but a
+    guest that keeps deleting files breaks such passes, and then it has to be frozen after all.
+    """
+    if ctx.move.overrides.allow_inconsistent:
+        return True
+    return instance.is_running and not ctx.job.facts.get("deltas") and not ctx.job.facts.get("must_freeze")
 
 
 def _begin(ctx: Context, kind: str) -> Outcome:
@@ -111,12 +144,13 @@ def _begin(ctx: Context, kind: str) -> Outcome:
         }
     )
     instance = ctx.source_instance()
+    inconsistent = _is_inconsistent_allowed(ctx, instance)
     ctx.confirm_fence()
     offer = ctx.source.offer(
         ctx.move.instance,
         project=ctx.move.project,
         instance_only=ctx.move.overrides.instance_only,
-        allow_inconsistent=ctx.move.overrides.allow_inconsistent,
+        allow_inconsistent=inconsistent,
     )
     try:
         receiving = ctx.target.receive(
@@ -124,7 +158,7 @@ def _begin(ctx: Context, kind: str) -> Outcome:
                 instance,
                 name=ctx.move.name,
                 config=_copy_config(ctx, instance),
-                devices={**wanted_devices(instance, ctx.move), GUARD_DEVICE: GUARD},
+                devices={**ctx.wanted_devices(instance), GUARD_DEVICE: GUARD},
                 profiles=wanted_profiles(instance, ctx.move),
                 source=Transfer(
                     address=address,
@@ -133,7 +167,7 @@ def _begin(ctx: Context, kind: str) -> Outcome:
                     mode=ctx.move.policy.mode,
                     refresh=kind != "full",
                     instance_only=ctx.move.overrides.instance_only,
-                    allow_inconsistent=ctx.move.overrides.allow_inconsistent,
+                    allow_inconsistent=inconsistent,
                 ),
             ),
             project=ctx.move.target_project,
@@ -210,6 +244,9 @@ def _follow(ctx: Context, kind: str) -> Outcome | Pass:
         return _wait(ctx, kind, offered, received, dict(ctx.job.evidence))
     failed = next((o for o in (target_side, source_side) if o is not None and not o.succeeded), None)
     if failed is not None:
+        if _VANISHED in f"{target_side.error}{source_side.error if source_side else ''}":
+            vanished = int(ctx.job.facts.get("vanished", 0)) + 1
+            ctx.note(vanished=vanished, must_freeze=vanished > 1)
         ctx.forget(*_KEYS)
         raise _failure(ctx, target_side, source_side)
     return _prove(ctx, kind, offered)
@@ -240,7 +277,8 @@ def _watch_for_stall(ctx: Context, offered: OperationRef, source_side: Operation
         ctx.job = ctx.job.noted({**ctx.job.evidence, "sent": sent, "moved_at": now.isoformat()})
         return
     still_for = now - datetime.fromisoformat(ctx.job.evidence["moved_at"])
-    if still_for < ctx.move.policy.stall or source_side is None:
+    patience = ctx.move.policy.stall * (1 if ctx.job.facts.get("deltas") else _STALL_FACTOR_OF_RSYNC)
+    if still_for < patience or source_side is None:
         return
     ctx.confirm_fence()
     ctx.source.cancel(offered.id)
@@ -253,8 +291,7 @@ def _after_forgotten(ctx: Context, kind: str) -> Outcome | Pass:
     copy = ctx.own_copy()
     same_daemon = ctx.target.info().pid == ctx.job.evidence.get("target_pid")
     offered = ctx.on_source(ctx.job.evidence["offer"])
-    if kind == "full" and copy is not None and (same_daemon or _is_complete(ctx, copy)):
-        # A failed transfer would have removed the instance.
+    if kind == "full" and copy is not None and _is_complete(ctx, copy):
         return _prove(ctx, kind, offered)
     if kind != "full" and copy is not None and not same_daemon:
         _drop_phantom_snapshot(ctx)
@@ -263,7 +300,7 @@ def _after_forgotten(ctx: Context, kind: str) -> Outcome | Pass:
 
 
 def _is_complete(ctx: Context, copy: Instance) -> bool:
-    """After a crash of the target's daemon: complete copies carry LXD's own sign and accept a change, wrecks do not."""
+    """Complete copies carry LXD's own sign and accept a change; wrecks, and copies that are being removed, do not."""
     if copy.config.get("volatile.apply_template") != "copy":
         return False
     try:
@@ -289,7 +326,7 @@ def _prove(ctx: Context, kind: str, offered: OperationRef) -> Pass:
         ctx.forget(*_KEYS)
         raise OperationLost(f"{ctx.move.target}:{ctx.move.name} is not there after a successful pass")
     _check_pool(ctx, copy)
-    if _needs_snapshot(ctx) and not ctx.move.overrides.instance_only:
+    if _has_snapshot(ctx) and not ctx.move.overrides.instance_only:
         have = {s.name for s in ctx.target.snapshots(ctx.move.name, project=ctx.move.target_project)}
         if snapshot_name(ctx.job, _number(ctx)) not in have:
             ctx.forget(*_KEYS)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from common.domain.eligibility import wanted_devices, wanted_profiles
+from common.domain.eligibility import wanted_profiles
 from common.domain.errors import (
     CutoverBroken,
     IdentityMismatch,
@@ -218,7 +218,7 @@ def compare(ctx: Context, source: Instance, copy: Instance) -> list[str]:
         for key in sorted(wanted_config.keys() | has_config.keys())
         if wanted_config.get(key) != has_config.get(key)
     ]
-    if {n: dict(d) for n, d in copy.own_devices.items()} != wanted_devices(source, ctx.move):
+    if {n: dict(d) for n, d in copy.own_devices.items()} != ctx.wanted_devices(source):
         found.append("its devices are others")
     if copy.profiles != wanted_profiles(source, ctx.move):
         found.append(f"its profiles are {', '.join(copy.profiles)}")

@@ -1,8 +1,8 @@
 """Preflight: is this still the planned instance, and can it move there? Nothing is written before all is well."""
 
-from common.domain.eligibility import findings
+from common.domain.eligibility import findings, inherits_root, wanted_pool
 from common.domain.errors import IdentityMismatch, PreflightRefused
-from common.domain.fleet import Server
+from common.domain.fleet import Server, sends_deltas
 from common.domain.job import Outcome
 from common.domain.plan import identity_of
 from common.lxd.survey import survey
@@ -32,6 +32,9 @@ def check_target(ctx: Context) -> Outcome:
             f"{ctx.move.instance}: " + "; ".join(finding.message for finding in refused),
             hint="; ".join(finding.hint for finding in refused),
         )
+    source_pools = {pool.name: pool for pool in ctx.source.pools()}
+    source_driver = source_pools[instance.root_pool].driver if instance.root_pool in source_pools else ""
+    target_driver = target.pools[wanted_pool(instance, ctx.move)].driver
     ctx.patch_source(
         {
             mark("job"): ctx.job.id,
@@ -40,4 +43,7 @@ def check_target(ctx: Context) -> Outcome:
             **(wanted(instance.config) if "job" not in instance.marks else {}),
         }
     )
-    return Outcome.completed()
+    return Outcome.completed(
+        deltas=sends_deltas(source_driver, target_driver),
+        root_from_profile=inherits_root(instance, ctx.move, target.profiles[ctx.move.target_project]),
+    )
