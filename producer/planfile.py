@@ -198,7 +198,10 @@ def _load(path: Path) -> tuple[Node | None, Any]:
         raise PlanFileError(f"{place}: {error.problem or error}") from error
     except (yaml.YAMLError, ValueError) as error:
         raise PlanFileError(f"{path}: {error}") from error
-    twice = list(_keys_given_twice(node))
+    try:
+        twice = list(_keys_given_twice(node))
+    except RecursionError as error:
+        raise PlanFileError(f"{path}: an anchor contains itself") from error
     if twice:
         lines = [f"{path}:{k.start_mark.line + 1}:{k.start_mark.column + 1}: {k.value}: given twice" for k in twice]
         raise PlanFileError("\n".join(lines))

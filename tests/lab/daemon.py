@@ -1,0 +1,145 @@
+"""One LXD daemon process in a folder of its own: start it, kill it, freeze it, and find what belongs to it.
+
+The folder is its LXD_DIR: database, socket, certificate, storage. Beside it lie its log (`NAME.log`) and our note of
+the process (`NAME.process`), so that another program can find the daemon again. Whether a process is ours is read
+from its environment, not only from the note: a note may be stale, or an `up` that crashed may have written none.
+"""
+
+import json
+import signal
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tests.lab import api, host
+from tests.lab.errors import LabError
+from tests.lab.host import Process
+
+COMMAND = "lxd --group root"
+READY_SECONDS = 60
+# A daemon asks images.linuxcontainers.org for news when it starts. The lab stays on this machine: that request is
+# sent to a port where nobody listens. Go's HTTP client and LXD's own never use a proxy for loopback addresses.
+NO_OUTSIDE = {
+    "HTTPS_PROXY": "http://127.0.0.1:9",
+    "HTTP_PROXY": "http://127.0.0.1:9",
+    "NO_PROXY": "127.0.0.1,0.0.0.0,localhost",
+}
+
+
+@dataclass(frozen=True)
+class Daemon:
+    """The daemon whose LXD_DIR is `folder`."""
+
+    folder: Path
+
+    @property
+    def socket(self) -> Path:
+        return self.folder / "unix.socket"
+
+    @property
+    def log(self) -> Path:
+        return self.folder.with_suffix(".log")
+
+    @property
+    def note(self) -> Path:
+        return self.folder.with_suffix(".process")
+
+    @property
+    def ready(self) -> Path:
+        """Exists once the server has everything; without it, `up` makes the server anew."""
+        return self.folder.with_suffix(".ready")
+
+    @property
+    def process(self) -> Process | None:
+        """The running daemon, if it runs."""
+        with suppress(FileNotFoundError, ValueError, TypeError):
+            noted = Process(**json.loads(self.note.read_text()))
+            if noted.alive and self._is_daemon(noted):
+                return noted
+        # No note, or one of an earlier daemon. A child looks like the daemon until it runs its own program: the oldest.
+        running = [process for process in host.processes() if self._is_daemon(process)]
+        return min(running, key=lambda process: process.started, default=None)
+
+    def spawn(self) -> None:
+        """Start the process unless it runs, without waiting for its API."""
+        if self.process:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o711)
+        # The shell ends at once and leaves the daemon to the system: nobody's child outlives us, and leaves no zombie.
+        script = f'setsid {COMMAND} </dev/null >>"$1" 2>&1 & echo $!'
+        environment = {"LXD_DIR": str(self.folder), **NO_OUTSIDE}
+        started = host.run("sh", "-c", script, "sh", str(self.log), env=environment)
+        process = Process.find(int(started))
+        if process is None:
+            raise LabError(f"lxd ended at once; see {self.log}")
+        host.wait_until("the shell to become lxd", lambda: self._is_daemon(process) or not process.alive)
+        self.note.write_text(json.dumps(asdict(process)))
+
+    def wait_ready(self) -> None:
+        """Return when the API answers; LabError with the end of the log if the daemon ended or takes too long."""
+        try:
+            host.wait_until(f"the API of {self.folder}", self._is_ready, seconds=READY_SECONDS)
+        except LabError as error:
+            last_words = self.log.read_text(errors="replace")[-2000:] if self.log.exists() else ""
+            raise LabError(f"{error}\n{last_words}") from error
+
+    def _is_ready(self) -> bool:
+        if not self.process:
+            raise LabError(f"the daemon in {self.folder} ended")
+        try:
+            api.call(self.socket, "GET", "/internal/ready", seconds=5)  # what `lxd waitready` asks, twice a second
+        except LabError:
+            return False
+        return True
+
+    def kill(self) -> None:
+        """SIGKILL the daemon only; its containers run on."""
+        if process := self.process:
+            process.send(signal.SIGKILL)
+            host.wait_until(f"the end of the daemon in {self.folder}", lambda: not process.alive)
+
+    def freeze(self) -> None:
+        """SIGSTOP: the daemon keeps its connections and answers nothing."""
+        if process := self.process:
+            process.send(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT: the daemon goes on where it was."""
+        if process := self.process:
+            process.send(signal.SIGCONT)
+
+    def destroy(self) -> None:
+        """End the daemon, its containers and their helpers; give back mounts and loop devices; remove the folder.
+
+        Does not need a daemon that answers, nor a note of it: this is also how the remains of a crashed `up` go away.
+        """
+        host.end_all([process for process in host.processes() if self._is_ours(process)])
+        monitors = [process for process in host.processes() if self._is_monitor(process)]
+        guests = host.descendants(monitors)
+        for guest in guests:
+            guest.send(signal.SIGKILL)
+            guest.leave_freezer()
+        # A monitor takes its container's cgroups away when the container ends; it needs a moment for that.
+        with suppress(LabError):
+            host.wait_until("the monitors", lambda: not any(monitor.alive for monitor in monitors), seconds=5)
+        helpers = [process for process in host.processes() if self._is_ours(process)]
+        host.end_all([*monitors, *guests, *helpers])
+        host.unmount_under(self.folder)
+        host.free_loops_under(self.folder)
+        host.run("rm", "--recursive", "--force", "--one-file-system", str(self.folder))
+        for beside in (self.note, self.log, self.ready):
+            beside.unlink(missing_ok=True)
+
+    def _is_daemon(self, process: Process) -> bool:
+        return process.command == COMMAND and self._is_ours(process)
+
+    def _is_ours(self, process: Process) -> bool:
+        """The daemon or a program that it started for a transfer; not a shell that somebody opened with our LXD_DIR."""
+        return (
+            process.program in {"lxd", "rsync", "btrfs", "tar", "unsquashfs"}
+            and process.environment.get("LXD_DIR") == str(self.folder)
+            and not self._is_monitor(process)
+        )
+
+    def _is_monitor(self, process: Process) -> bool:
+        return process.command.startswith(f"[lxc monitor] {self.folder}/containers")

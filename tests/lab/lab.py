@@ -1,0 +1,224 @@
+"""The lab as a whole: which servers it has, how it comes up, what it is, how it goes away.
+
+Everything lives below one root directory: `$HERDER_LAB`, or else `/var/tmp/herder-lab-` and 8 hex digits of the
+SHA-256 of the checkout's path. It is not inside the checkout because the path of a unix socket is limited, to 107
+characters. Below the root:
+
+    herder-lab                      marks the directory as a lab: `down` removes no other
+    lab.json                        the servers and their ports
+    NAME/ NAME.log NAME.process     one daemon: its LXD_DIR, its log, our note of its process
+    NAME.ready                      the server is furnished; without it, `up` makes it anew
+    images/                         the tarballs of `image.py`
+    lxc-conf/                       configuration of the real `lxc` client: remotes s1, s2, d1, cluster, trusted by all
+
+and beside it ROOT.lock while somebody changes the lab. `s1` and `s2` stand alone with a btrfs pool on a loop file,
+`d1` with a dir pool; `c1`, `c2` and `c3` are one cluster with btrfs pools. All listen on 127.0.0.1 only, and the
+guests' network cards are on a bridge that leads nowhere.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.lab import furnish, host, image, packages
+from tests.lab.daemon import Daemon
+from tests.lab.errors import LabError
+from tests.lab.server import LabServer
+
+STANDALONE = {"s1": "btrfs", "s2": "btrfs", "d1": "dir"}
+CLUSTER = ("c1", "c2", "c3")
+SERVERS = (*STANDALONE, *CLUSTER)
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+# Each lab gets its own stretch of ports by its path. All lie below the ports that the kernel gives to outgoing
+# connections: else one of those could sit on a server's port when the server starts again.
+FIRST_PORT, PORTS_PER_LAB, STRETCHES = 20000, 20, 600
+MARK = "herder-lab"
+LONGEST_ROOT = 80  # the path of a unix socket has less than 108 characters
+
+
+@dataclass(frozen=True)
+class Lab:
+    """The servers that are up or have been, by name."""
+
+    root: Path
+    servers: dict[str, LabServer]
+
+    @classmethod
+    def up(cls, servers: Iterable[str] = SERVERS, root: Path | None = None, first_port: int | None = None) -> "Lab":
+        """Bring up at least these servers; what is up already stays. `c1`, `c2` and `c3` come together, as `cluster`.
+
+        `first_port`, or `$HERDER_LAB_PORT`, is where the search for free ports begins. Raises LabUnavailableError if
+        this machine cannot run a lab, LabError if a daemon does not come up.
+        """
+        root = root or default_root()
+        if len(str(root)) > LONGEST_ROOT:
+            raise LabError(f"{root} is too long for the sockets of a lab: at most {LONGEST_ROOT} characters")
+        wanted = _with_whole_clusters(servers)
+        packages.ensure()
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with host.locked(_lock(root)):
+            _claim(root)
+            lab = cls(root, _known(root))
+            lab._add(wanted, first_port or int(os.environ.get("HERDER_LAB_PORT", "0")) or _first_port(root))
+            lab._bring_up(wanted)
+        return lab
+
+    @classmethod
+    def load(cls, root: Path | None = None) -> "Lab":
+        """The lab that is there; LabError if there is none."""
+        root = root or default_root()
+        servers = _known(root)
+        if not servers:
+            raise LabError(f"there is no lab in {root}; `python -m tests.lab up` makes one")
+        return cls(root, servers)
+
+    def down(self) -> None:
+        """End every daemon and container of the lab and remove all of it; a lab that is half there goes too."""
+        if not self.root.exists():
+            return
+        _refuse_foreign(self.root)
+        with host.locked(_lock(self.root)), ThreadPoolExecutor() as pool:
+            list(pool.map(Daemon.destroy, [Daemon(self.root / name) for name in SERVERS]))
+            host.remove_bridge(self.bridge)
+            # The mark goes last, so that whoever is interrupted here can call `down` again.
+            for entry in [*(entry for entry in self.root.iterdir() if entry.name != MARK), self.root]:
+                host.run("rm", "--recursive", "--force", "--one-file-system", str(entry))
+
+    @property
+    def bridge(self) -> str:
+        """Name of the bridge on the host that the guests' network cards are on; one for all servers of the lab."""
+        return f"hlab{_digest(self.root)}"
+
+    @property
+    def lxc_conf(self) -> Path:
+        """LXD_CONF of the lab's own `lxc` client; its client.crt and client.key are trusted by every server."""
+        return self.root / "lxc-conf"
+
+    def lxc(self, *args: str, input: str | None = None, check: bool = True) -> str:  # noqa: A002 - as in subprocess
+        """Output of the real `lxc` as a remote client, for example `lab.lxc("copy", "s1:web", "s2:")`."""
+        return host.run("lxc", *args, env={"LXD_CONF": str(self.lxc_conf)}, text=input, check=check)
+
+    def status(self) -> dict[str, Any]:
+        """What `python -m tests.lab status --json` prints."""
+        return {
+            "root": str(self.root),
+            "lxc_conf": str(self.lxc_conf),
+            "bridge": self.bridge,
+            "servers": {name: _status(server) for name, server in self.servers.items()},
+        }
+
+    def _add(self, wanted: Iterable[str], first_port: int) -> None:
+        """Give every new server a free port and write the whole list down."""
+        port = first_port
+        for name in wanted:
+            if name not in self.servers:
+                taken = {server.port for server in self.servers.values()}
+                while port in taken or not host.is_free(port):
+                    port += 1
+                self.servers[name] = _server(self.root, name, port)
+        ports = {name: server.port for name, server in self.servers.items()}
+        half = self.root / "lab.json.half"
+        half.write_text(json.dumps({"ports": ports}, indent=2))
+        half.replace(self.root / "lab.json")
+
+    def _bring_up(self, wanted: Iterable[str]) -> None:
+        host.make_bridge(self.bridge)
+        tarballs = image.build(self.root / "images")
+        groups: dict[str, list[LabServer]] = {}
+        for name in wanted:
+            groups.setdefault(self.servers[name].cluster or name, []).append(self.servers[name])
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda group: self._bring_up_together(group, tarballs), groups.values()))
+        for group in groups.values():
+            furnish.trust(group[0], self.lxc_conf)
+
+    def _bring_up_together(self, group: list[LabServer], tarballs: Mapping[str, Path]) -> None:
+        """One standalone server, or all members of a cluster."""
+        daemons = [server.daemon for server in group]
+        fresh = not all(daemon.ready.exists() for daemon in daemons)
+        for daemon in daemons:
+            if fresh:
+                daemon.destroy()
+            daemon.thaw()
+            daemon.spawn()
+        for daemon in daemons:
+            daemon.wait_ready()
+        if fresh:
+            if group[0].cluster:
+                furnish.cluster(group, self.bridge)
+            else:
+                furnish.stand_alone(group[0], self.bridge)
+            for daemon in daemons:
+                daemon.ready.touch()
+        furnish.import_images(group[0], tarballs)
+
+
+def default_root() -> Path:
+    """`$HERDER_LAB`, or a directory that is this checkout's own."""
+    chosen = os.environ.get("HERDER_LAB")
+    return Path(chosen).resolve() if chosen else Path(f"/var/tmp/herder-lab-{_digest(CHECKOUT)}")
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(str(path).encode()).hexdigest()[:8]
+
+
+def _first_port(root: Path) -> int:
+    return FIRST_PORT + int(_digest(root), 16) % STRETCHES * PORTS_PER_LAB
+
+
+def _lock(root: Path) -> Path:
+    return root.with_name(root.name + ".lock")
+
+
+def _claim(root: Path) -> None:
+    """Make the root directory one of a lab."""
+    root.mkdir(exist_ok=True)
+    _refuse_foreign(root)
+    root.chmod(0o711)  # guests have other users, which have to get through to their file systems
+    (root / MARK).touch()
+
+
+def _refuse_foreign(root: Path) -> None:
+    """`down` removes the directory with all its contents: it had better be ours."""
+    if any(root.iterdir()) and not (root / MARK).exists():
+        raise LabError(f"{root} is not empty and not a lab")
+
+
+def _with_whole_clusters(names: Iterable[str]) -> list[str]:
+    wanted = {member for name in names for member in (CLUSTER if name in {"cluster", *CLUSTER} else (name,))}
+    if unknown := wanted - set(SERVERS):
+        raise LabError(f"no such server: {', '.join(sorted(unknown))}; there are {', '.join(SERVERS)}")
+    return [name for name in SERVERS if name in wanted]
+
+
+def _known(root: Path) -> dict[str, LabServer]:
+    file = root / "lab.json"
+    ports: dict[str, int] = json.loads(file.read_text())["ports"] if file.exists() else {}
+    return {name: _server(root, name, port) for name, port in ports.items()}
+
+
+def _server(root: Path, name: str, port: int) -> LabServer:
+    is_member = name in CLUSTER
+    return LabServer(name, root, port, STANDALONE.get(name, "btrfs"), furnish.REMOTE_OF_CLUSTER if is_member else None)
+
+
+def _status(server: LabServer) -> dict[str, Any]:
+    made = server.certificate.exists()
+    return {
+        "address": server.address,
+        "socket": str(server.socket),
+        "lxd_dir": str(server.lxd_dir),
+        "pid": server.pid,
+        "certificate": str(server.certificate),
+        "fingerprint": server.fingerprint if made else None,
+        "pool": {"name": "default", "driver": server.driver},
+        "cluster": server.cluster,
+        "state": "running" if server.pid else "stopped",
+    }

@@ -1,0 +1,121 @@
+"""The programs of the lab, installed by apt when they are missing.
+
+Debian starts the daemons of a package when it installs it. The lab wants only the programs, so apt's `policy-rc.d`
+says no to every service start for the duration; a packaged LXD that runs already is not touched.
+With systemd a freshly installed LXD does start at the next boot, unless somebody disables it.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.lab import host
+from tests.lab.errors import LabError, LabUnavailableError
+
+# What we look for -> the Debian package that has it. LXD itself calls rsync, setfattr and unsquashfs.
+PROGRAMS = {
+    "lxd": "lxd",
+    "lxc": "lxd-client",
+    "mkfs.btrfs": "btrfs-progs",
+    "ip": "iproute2",
+    "busybox": "busybox-static",
+    "rsync": "rsync",
+    "setfattr": "attr",
+    "unsquashfs": "squashfs-tools",
+    "newuidmap": "uidmap",
+    "setsid": "util-linux",
+    "losetup": "mount",
+}
+POLICY = Path("/usr/sbin/policy-rc.d")
+ID_FILES = (Path("/etc/subuid"), Path("/etc/subgid"))
+ID_RANGE = "root:1000000:1000000000"
+
+
+def ensure() -> None:
+    """Make this machine able to run LXD servers of ours.
+
+    Raises LabUnavailableError if that is impossible here, LabError if apt fails.
+    """
+    if sys.platform != "linux":
+        raise LabUnavailableError(f"The lab needs Linux, this is {sys.platform}.")
+    if os.geteuid() != 0:
+        raise LabUnavailableError("The lab needs root: LXD mounts file systems and maps user ids.")
+    if absent := missing():
+        install(absent)
+    give_root_ids()
+
+
+def missing() -> list[str]:
+    """Names of the packages that must be installed."""
+    absent = [package for program, package in PROGRAMS.items() if not shutil.which(program, path=host.PATH)]
+    if "busybox-static" not in absent and not is_static(busybox()):
+        absent.append("busybox-static")
+    return absent
+
+
+def busybox() -> Path:
+    """Where busybox is installed."""
+    return Path(shutil.which("busybox", path=host.PATH) or "/bin/busybox")
+
+
+def is_static(program: Path) -> bool:
+    """Whether a program runs without shared libraries, hence in a root file system that has none.
+
+    A dynamic ELF program names its interpreter, ld-linux or ld-musl, near its beginning.
+    """
+    return b"/ld-" not in program.read_bytes()[:4096]
+
+
+def install(names: list[str]) -> None:
+    """Install packages without starting their services."""
+    if not shutil.which("apt-get", path=host.PATH):
+        raise LabUnavailableError(f"The lab needs {', '.join(names)}, and there is no apt-get to install them.")
+    with no_service_starts():
+        try:
+            _apt("install", *names)
+        except LabError:  # most often no package lists, or lists that are too old
+            _apt("update")
+            _apt("install", *names)
+    if absent := missing():
+        raise LabUnavailableError(f"The lab needs {', '.join(absent)}, and apt-get did not bring them.")
+
+
+def _apt(verb: str, *names: str) -> None:
+    options = () if verb == "update" else ("--yes", "--no-install-recommends")
+    host.run(
+        "apt-get",
+        "-qq",
+        "-o",
+        "DPkg::Lock::Timeout=300",
+        verb,
+        *options,
+        *names,
+        env={"DEBIAN_FRONTEND": "noninteractive"},
+    )
+
+
+@contextmanager
+def no_service_starts() -> Iterator[None]:
+    """While this holds, installing a package starts none of its services."""
+    kept = POLICY.with_name("policy-rc.d.kept-by-herder-lab")
+    if POLICY.exists() and not kept.exists():
+        POLICY.rename(kept)
+    POLICY.write_text("#!/bin/sh\nexit 101\n")
+    POLICY.chmod(0o755)
+    try:
+        yield
+    finally:
+        POLICY.unlink(missing_ok=True)
+        if kept.exists():
+            kept.rename(POLICY)
+
+
+def give_root_ids() -> None:
+    """LXD maps its containers' users to ranges that belong to root; without any it refuses to start them."""
+    for file in ID_FILES:
+        lines = file.read_text().splitlines() if file.exists() else []
+        if not any(line.startswith("root:") for line in lines):
+            file.write_text("\n".join([*lines, ID_RANGE]) + "\n")
