@@ -56,7 +56,7 @@ def select(source: Server, selection: Selection) -> tuple[Instance, ...]:
         if (not selection.instances or i.name in selection.instances)
         and all(fnmatchcase(i.expanded_config.get(key, ""), pattern) for key, pattern in selection.match.items())
         # A source that an earlier plan has retired is not there any more as far as an evacuation is concerned.
-        and (i.name in selection.instances or i.marks.get("state") != "retired")
+        and (i.name in selection.instances or not i.is_retired)
     ]
     return tuple(sorted(chosen, key=lambda i: (-_stop_priority(i), i.name)))
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from statistics import median, quantiles
-from typing import Any
 
 from common.domain.job import Job, JobError, State
 from common.domain.plan import Plan
@@ -202,12 +201,17 @@ def _job(job: Job, progress: Progress, eta: float | None) -> JobReport:
         finished_at=job.finished_at,
         share=round(_share(job), 3),
         eta_s=eta,
-        notes=tuple(f"a wreck that only its server's operator can remove: {wreck}" for wreck in _wrecks(job)),
+        notes=_notes(job),
     )
 
 
-def _wrecks(job: Job) -> Sequence[Any]:
-    return job.facts.get("wrecks", ())  # type: ignore[no-any-return]
+def _notes(job: Job) -> tuple[str, ...]:
+    """What the operator should know although nothing failed."""
+    wrecks = job.facts.get("wrecks", ())
+    notes = [f"a wreck that only its server's operator can remove: {wreck}" for wreck in wrecks]
+    if "no_refresh" in job.facts:
+        notes.append("everything was sent while it was down: its servers cannot refresh snapshots that moved before")
+    return tuple(notes)
 
 
 def _share(job: Job) -> float:

@@ -7,7 +7,7 @@ bytes have moved, or never: a missing pool is silently replaced by that of a pro
 from collections.abc import Iterable, Iterator, Mapping
 
 from common.domain.fleet import Profile, Server
-from common.domain.instance import Devices, Instance, is_root_disk
+from common.domain.instance import GUARD_DEVICE, Devices, Instance, is_root_disk
 from common.domain.plan import Finding, Method, Mode, Move, Retire
 
 #: Room that a move leaves free in the target's pool, in bytes; a full pool can no longer even delete.
@@ -51,14 +51,13 @@ def _about_servers(source: Server, target: Server) -> Iterator[Finding]:
 
 def _about_instance(instance: Instance, move: Move, own_job: str) -> Iterator[Finding]:
     holder = instance.marks.get("job", "")
-    if holder and holder != own_job:
-        if instance.marks.get("state") == "retired":
-            yield _refuse(
-                "retired", f"job {holder} has moved it away; this is the retired source", "delete it, or undo"
-            )
-        else:
-            hint = f"`herder retry {holder}` or `herder cancel {holder}`"
-            yield _refuse("claimed", f"it belongs to job {holder}", hint)
+    if instance.is_retired and holder != own_job:
+        revive = f"`lxc config device remove {move.source}:{instance.name} {GUARD_DEVICE}`"
+        hint = f"delete it; or, once the moved one is gone, bring it back to life with {revive}"
+        yield _refuse("retired", f"job {holder} has moved it away; this is the retired source", hint)
+    elif holder and holder != own_job and instance.marks.get("state") != "retired":
+        hint = f"`herder retry {holder}` or `herder cancel {holder}`"
+        yield _refuse("claimed", f"it belongs to job {holder}", hint)
     if instance.status not in ("Running", "Stopped"):
         yield _refuse("status", f"its status is {instance.status}", "unfreeze, start or stop it first")
     if instance.is_virtual_machine:
@@ -85,7 +84,7 @@ def _about_name(move: Move, target: Server, own_job: str) -> Iterator[Finding]:
     there = target.instance(move.target_project, move.name)
     if there is None or (own_job and there.marks.get("job") == own_job):
         return
-    if there.marks.get("state") == "retired":
+    if there.is_retired:
         yield _refuse(
             "name_taken",
             f"{target.remote}:{move.name} is the retired source of job {there.marks.get('job')}",
@@ -127,7 +126,8 @@ def wanted_pool(instance: Instance, move: Move) -> str:
 
 def inherits_root(instance: Instance, move: Move, profiles: Mapping[str, Profile]) -> bool:
     """Whether the copy can get its root disk from a profile, as the source does, and in the wanted pool."""
-    local = (*instance.own_devices.values(), *move.overrides.devices.values())
+    overridden = [{**instance.expanded_devices.get(n, {}), **d} for n, d in move.overrides.devices.items()]
+    local = (*instance.own_devices.values(), *overridden)
     inherited = [
         device
         for name in wanted_profiles(instance, move)

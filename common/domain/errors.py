@@ -132,7 +132,9 @@ class StopRefused(PermanentError):
     """The guest did not shut down within its grace."""
 
     code = "stop_refused"
-    default_hint = "raise the grace, shut the guest down by hand, or plan with `stop: force`; then `herder retry`"
+    default_hint = (
+        "shut the guest down by hand, then `herder retry`; or plan again with a longer --grace or --stop-then force"
+    )
 
 
 class OutOfSpace(PermanentError):

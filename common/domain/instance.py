@@ -66,6 +66,11 @@ class Instance:
         return self.devices.get(GUARD_DEVICE, {}).get("type") == "unix-char"
 
     @property
+    def is_retired(self) -> bool:
+        """Whether it is what a move has left behind; without the guard a person has brought it back to life."""
+        return self.is_guarded and self.marks.get("state") == "retired"
+
+    @property
     def root_pool(self) -> str:
         """The pool of the root disk, ``""`` if no device is a root disk."""
         return next((d.get("pool", "") for d in self.expanded_devices.values() if is_root_disk(d)), "")

@@ -221,6 +221,11 @@ class Job:
         """When the target was verified."""
         return self._time("up_at")
 
+    @property
+    def is_down(self) -> bool:
+        """Whether the instance is down because of this job, which is still at work on it."""
+        return self.down_at is not None and self.up_at is None and not self.has_ended
+
     def _time(self, fact: str) -> datetime | None:
         return datetime.fromisoformat(self.facts[fact]) if self.facts.get(fact) else None
 

@@ -139,8 +139,15 @@ class LxdClient:
     def patch(
         self, name: str, *, config: Config = _NOTHING, devices: Devices = _NOTHING, project: str = "default"
     ) -> None:
-        """Add to config and devices, at once. ``""`` deletes a config key; only ``replace`` deletes a device."""
-        body = {"config": dict(config), "devices": {device: dict(keys) for device, keys in devices.items()}}
+        """Add to config and devices, at once. ``""`` deletes a config key; only ``replace`` deletes a device.
+
+        LXD 5.0.2 empties a description that is left out, so the present one is read and sent along.
+        """
+        body = {
+            "description": self.instance(name, project=project).description,
+            "config": dict(config),
+            "devices": {device: dict(keys) for device, keys in devices.items()},
+        }
         self.transport.request("PATCH", _path(name), params={"project": project}, json=body)
 
     def replace(self, instance: Instance, *, config: Config, devices: Devices) -> str:

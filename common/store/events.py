@@ -20,6 +20,11 @@ class EventStore:
         self._client = client
         self._keys = keys
 
+    def last(self, plan_id: str) -> str:
+        """The id of the newest event, ``"0"`` if there is none."""
+        newest: Any = self._client.xrevrange(self._keys.events(plan_id), count=1)
+        return newest[0][0].decode() if newest else "0"
+
     def read(self, plan_id: str, after: str = "0") -> list[tuple[str, dict[str, Any]]]:
         """Events after the given one, oldest first, as ``(id, fields)``."""
         entries: Any = self._client.xrange(self._keys.events(plan_id), min=f"({after}" if after != "0" else "-")

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from common.domain.errors import InputError
+from common.store.codec import to_plain
 from common.store.jobs import JobStore
 from producer import control
 from producer.cli import exits, flow, options, render
@@ -50,12 +51,16 @@ def resume(
         if plan_id is None and not everything and len(unfinished) > 1:
             raise InputError(f"several plans are unfinished: {', '.join(unfinished)}", hint="name one, or give --all")
         chosen = [plan_id] if plan_id else unfinished
+        after = {chosen_id: session.events.last(chosen_id) for chosen_id in chosen}
         for chosen_id in chosen:
             submit(session.jobs.plan(chosen_id), session.jobs)
             control.resume(chosen_id, session.jobs)
         if not chosen and not as_json:
             render.console.print("nothing is unfinished")
-        _finish_all([flow.watch_to_the_end(each, session, as_json=as_json) for each in chosen], as_json=as_json)
+        _finish_all(
+            [flow.watch_to_the_end(each, session, as_json=as_json, after=after[each]) for each in chosen],
+            as_json=as_json,
+        )
 
 
 def _unfinished(session: Session) -> list[str]:
@@ -76,20 +81,27 @@ def _finish_all(reports: list[Report], *, as_json: bool) -> None:
 
 def _ask_jobs(name: str, ask: Callable[[str, JobStore], list[Answer]], *, wait: bool, as_json: bool) -> None:
     with open_session(with_workers=wait) as session:
+        plan_id = control.jobs_of(name, session.jobs)[0].plan
+        after = session.events.last(plan_id)
         answers = ask(name, session.jobs)
         if not as_json:
-            for answer in answers:
-                text = f"[red]refused[/]: {answer.refused}" if answer.refused else answer.done
-                render.console.print(f"{answer.instance} ({answer.job}): {text}")
-        accepted = [answer for answer in answers if not answer.refused]
+            _print_answers(answers)
+        accepted = {answer.job for answer in answers if not answer.refused}
+        report = None
         if accepted and wait:
-            plan_id = control.jobs_of(name, session.jobs)[0].plan
-            report = flow.watch_to_the_end(plan_id, session, as_json=as_json)
+            report = flow.watch_to_the_end(plan_id, session, as_json=as_json, after=after)
             if not as_json:
                 render.console.print(render.final(report))
     if as_json:
         exits.print_json(
-            [{"job": a.job, "instance": a.instance, "done": a.done, "refused": a.refused} for a in answers]
+            {"answers": [to_plain(each) for each in answers], "report": to_plain(report) if report else None}
         )
-    if not accepted and answers:
+    unsettled = [job for job in report.jobs if job.job in accepted and job.state == "parked"] if report else []
+    if unsettled or (answers and not accepted):
         raise typer.Exit(exits.NOT_ALL)
+
+
+def _print_answers(answers: list[Answer]) -> None:
+    for answer in answers:
+        text = f"[red]refused[/]: {answer.refused}" if answer.refused else answer.done
+        render.console.print(f"{answer.instance} ({answer.job}): {text}")

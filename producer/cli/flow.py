@@ -15,6 +15,7 @@ from common.domain.errors import InputError, PreflightRefused
 from common.domain.plan import Plan, Request
 from common.lxd.remotes import Remotes
 from common.store.codec import to_plain
+from producer import control
 from producer.cli import exits, render
 from producer.inventory import take_inventory
 from producer.planner import make_plan
@@ -52,10 +53,11 @@ def carry_out(plan: Plan, *, yes: bool, as_json: bool, skip_refused: bool) -> No
     if not as_json:
         render.console.print(render.plan_table(plan))
     if not yes:
-        _ask(f"Move {len(plan.moves)} of {len(plan.moves) + len(plan.refusals)} instances?")
+        ask(f"Move {len(plan.moves)} of {len(plan.moves) + len(plan.refusals)} instances?")
     with open_session(with_workers=True) as session:
+        after = session.events.last(plan.id)
         submit(plan, session.jobs)
-        finish(watch_to_the_end(plan.id, session, as_json=as_json), as_json=as_json)
+        finish(watch_to_the_end(plan.id, session, as_json=as_json, after=after), as_json=as_json)
 
 
 def refuse_or_warn(plan: Plan, *, skip_refused: bool, ask: bool) -> None:
@@ -75,30 +77,50 @@ def refuse_or_warn(plan: Plan, *, skip_refused: bool, ask: bool) -> None:
     )
 
 
-def _ask(question: str) -> None:
+def ask(question: str) -> None:
+    """Leave unless the person at the terminal agrees. Raises InputError if there is none."""
     if not sys.stdin.isatty():
         raise InputError("there is nobody to ask", hint="give --yes")
     if not typer.confirm(question):
         raise typer.Exit(exits.OK)
 
 
-def watch_to_the_end(plan_id: str, session: Session, *, as_json: bool) -> Report:
-    """Show the plan at work until it has ended; the last report."""
+def watch_to_the_end(plan_id: str, session: Session, *, as_json: bool, after: str = "0") -> Report:
+    """Show the plan at work until it has ended, its story from the event ``after`` on; the last report.
+
+    Interrupted, it first lets the instances that are down come up on one side.
+    """
+    try:
+        return _watch(plan_id, session, as_json=as_json, after=after)
+    except KeyboardInterrupt:
+        _bring_up(plan_id, session)
+        raise
+
+
+def _watch(plan_id: str, session: Session, *, as_json: bool, after: str) -> Report:
+    if not as_json and not render.console.is_terminal:
+        return _watch_as_lines(plan_id, session, after)
     reports = follow(plan_id, session.jobs, session.operations, lambda: time.sleep(_REFRESH_SECONDS))
-    last = next(reports)
     if as_json:
-        return deque(reports, maxlen=1).pop() if not last.has_ended else last
-    if not render.console.is_terminal:
-        return _watch_as_lines(plan_id, session)
+        return deque(reports, maxlen=1).pop()
+    last = next(reports)
     with Live(render.live(last), console=render.console, refresh_per_second=8, transient=True) as view:
         for last in reports:
             view.update(render.live(last))
     return last
 
 
-def _watch_as_lines(plan_id: str, session: Session) -> Report:
+def _bring_up(plan_id: str, session: Session) -> None:
+    """Start nothing new, and wait for the cutovers under way; a second interrupt does not wait."""
+    control.pause(plan_id, session.jobs)
+    if any(job.is_down for job in session.jobs.jobs(plan_id)):
+        exits.errors.print("finishing the cutovers that are under way; interrupt again to leave at once")
+    while any(job.is_down for job in session.jobs.jobs(plan_id)):
+        time.sleep(_REFRESH_SECONDS)
+
+
+def _watch_as_lines(plan_id: str, session: Session, after: str) -> Report:
     """For logs and pipes: one line for each step that a job completed."""
-    after = "0"
     reports = follow(plan_id, session.jobs, session.operations, lambda: time.sleep(_REFRESH_SECONDS))
     while True:
         report = next(reports)

@@ -8,7 +8,7 @@ import typer
 from common.config import load_settings
 from common.domain.errors import InputError, PlanDrifted
 from common.domain.plan import AfterGrace, Limits, Plan, Retire
-from producer.cli import exits, flow, options
+from producer.cli import exits, flow, options, render
 from producer.cli.exits import reports_errors
 from producer.inventory import take_inventory
 from producer.planfile import read_plan, read_request, write_plan
@@ -27,6 +27,7 @@ def _decided(plan: Plan, output: Path | None, *, as_json: bool) -> None:
 
 @reports_errors
 def plan(
+    context: typer.Context,
     what: Annotated[str, typer.Argument(metavar="FILE|evacuate", help="A request file, or the word evacuate.")],
     source: Annotated[
         str | None, typer.Argument(metavar="[SOURCE:]", help="With evacuate: the server to empty.")
@@ -49,6 +50,7 @@ def plan(
     if what != "evacuate":
         if source is not None or to:
             raise InputError("a request file says source and targets itself", hint="leave SOURCE and --to out")
+        _refuse_options(context)
         request = read_request(Path(what))
     else:
         if source is None or not to:
@@ -72,6 +74,18 @@ def plan(
     _decided(flow.plan_for(request, remotes), output, as_json=as_json)
 
 
+def _refuse_options(context: typer.Context) -> None:
+    """What a request file says itself cannot be said a second time. Raises InputError."""
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name in context.params
+        if name not in ("what", "output", "as_json")
+        and getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+    ]
+    if given:
+        raise InputError(f"{', '.join(given)}: a request file says this itself", hint="write it into the file")
+
+
 @reports_errors
 def run(
     file: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan that `herder plan --output` wrote.")],
@@ -92,8 +106,13 @@ def run(
         if changed:
             raise PlanDrifted(f"{file}: " + "; ".join(changed))
     if detach:
+        if not yes:
+            flow.ask(f"Move {len(written.moves)} instances?")
         with open_session(with_workers=False) as session:
             submit(written, session.jobs)
-        exits.print_json({"plan": written.id})
+        if as_json:
+            exits.print_json({"plan": written.id})
+        else:
+            render.console.print(f"submitted; `herder watch {written.id}` shows it at work")
         return
     flow.carry_out(written, yes=yes, as_json=as_json, skip_refused=True)

@@ -1,5 +1,7 @@
 """Plan and Report -> rich tables and progress bars, for people."""
 
+from collections.abc import Callable
+
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
@@ -44,11 +46,12 @@ def live(report: Report) -> RenderableType:
     jobs = list(report.jobs)
     if len(jobs) > _MAX_LIVE_ROWS:
         jobs = [job for job in jobs if job.state not in ("done", "queued")][:_MAX_LIVE_ROWS]
-    table = Table(box=SIMPLE_HEAD)
-    for heading in ("instance", "state", "step", "", "%", "sent", "rate", "ETA", "downtime", "waits for"):
-        table.add_column(heading, no_wrap=heading != "waits for", overflow="ellipsis")
+    table = Table(box=SIMPLE_HEAD, expand=True)
+    columns = [column for column in _LIVE if console.width >= column[1]]
+    for heading, _, _ in columns:
+        table.add_column(heading, no_wrap=True, overflow="ellipsis", ratio=1 if heading == "waits for" else None)
     for job in jobs:
-        table.add_row(*_live_row(job))
+        table.add_row(*(cell(job) for _, _, cell in columns))
     hidden = len(report.jobs) - len(jobs)
     note = [Text(f"{hidden} more are done or queued", style="dim")] if hidden else []
     return Group(_overall(report), table, *note)
@@ -68,20 +71,19 @@ def _overall(report: Report) -> RenderableType:
     return line
 
 
-def _live_row(job: JobReport) -> list[RenderableType]:
-    waits = job.blocked_on or (f"{job.error.message}" if job.error else "")
-    return [
-        job.instance,
-        Text(job.state, style=_COLOURS.get(job.state, "")),
-        f"{job.phase}/{job.step}" if job.state != "done" else "",
-        ProgressBar(total=1, completed=job.share, width=12),
-        f"{job.share:.0%}",
-        render_size(job.bytes) if job.bytes else "",
-        f"{render_size(job.rate)}/s" if job.rate else "",
-        render_duration(job.eta_s) if job.eta_s else "",
-        render_duration(job.downtime_s) if job.downtime_s is not None else "",
-        Text(waits, style="dim"),
-    ]
+#: Heading, the width of terminal from which the column is shown, and its cell.
+_LIVE: tuple[tuple[str, int, Callable[[JobReport], RenderableType]], ...] = (
+    ("instance", 0, lambda job: job.instance),
+    ("state", 0, lambda job: Text(job.state, style=_COLOURS.get(job.state, ""))),
+    ("step", 0, lambda job: "" if job.state == "done" else job.step),
+    ("", 120, lambda job: ProgressBar(total=1, completed=job.share, width=10)),
+    ("%", 0, lambda job: f"{job.share:.0%}"),
+    ("sent", 100, lambda job: render_size(job.bytes) if job.bytes else ""),
+    ("rate", 120, lambda job: f"{render_size(job.rate)}/s" if job.rate else ""),
+    ("ETA", 100, lambda job: render_duration(job.eta_s) if job.eta_s else ""),
+    ("downtime", 80, lambda job: "" if job.downtime_s is None else render_duration(job.downtime_s)),
+    ("waits for", 0, lambda job: Text(job.blocked_on or (job.error.message if job.error else ""), style="dim")),
+)
 
 
 def final(report: Report) -> RenderableType:
@@ -106,6 +108,8 @@ def final(report: Report) -> RenderableType:
 def _troubles(report: Report) -> list[Text]:
     lines = []
     for job in report.jobs:
+        if job.blocked_on:
+            lines.append(Text(f"{job.instance} ({job.job}) waits for {job.blocked_on}", style="yellow"))
         if job.error:
             lines.append(Text(f"{job.instance} ({job.job}): {job.error.message}", style="red"))
             if job.error.hint:

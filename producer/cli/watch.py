@@ -39,4 +39,4 @@ def report(plan_id: PlanId, as_json: options.Json = False) -> None:
     if as_json:
         exits.print_json(to_plain(found))
     else:
-        render.console.print(render.final(found) if found.has_ended else render.live(found))
+        render.console.print(render.final(found))

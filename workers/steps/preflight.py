@@ -7,7 +7,7 @@ from common.domain.job import Outcome
 from common.domain.plan import identity_of
 from common.lxd.survey import survey
 from workers.steps.context import Context
-from workers.steps.marks import mark, wanted
+from workers.steps.marks import mark, restored, wanted
 
 
 def check_source(ctx: Context) -> Outcome:
@@ -40,7 +40,7 @@ def check_target(ctx: Context) -> Outcome:
             mark("job"): ctx.job.id,
             mark("role"): "source",
             mark("target"): f"{ctx.move.target}:{ctx.move.name}",
-            **(wanted(instance.config) if "job" not in instance.marks else {}),
+            **(wanted(restored(instance)) if instance.marks.get("job") != ctx.job.id else {}),
         }
     )
     return Outcome.completed(
