@@ -22,7 +22,7 @@ def config_file() -> Path | None:
     """The settings file in use, or None. Raises InputError if ``$HERDER_CONFIG`` names none."""
     named = os.environ.get("HERDER_CONFIG")
     if named:
-        if not Path(named).exists():
+        if not Path(named).exists() or Path(named).is_dir():
             raise InputError(f"HERDER_CONFIG: there is no file {named}")
         return Path(named)
     candidates = [Path("herder.toml"), _xdg("XDG_CONFIG_HOME", ".config") / "herder.toml"]

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 from common.config import Settings
-from common.domain.errors import HerderError, InputError
+from common.domain.errors import HerderError, InputError, ServerUnreachable
 from common.domain.fleet import Fleet, Server
 from common.domain.plan import Request
 from common.lxd.connect import connect
@@ -15,7 +15,7 @@ from common.lxd.survey import survey
 def take_inventory(request: Request, remotes: Remotes, settings: Settings) -> Fleet:
     """The source and all targets as they are now.
 
-    Raises UnknownRemote, and InputError that names every server that does not answer or does not trust us.
+    Raises UnknownRemote, ServerUnreachable for all that do not answer, and InputError for those that do not trust us.
     """
     names = tuple(dict.fromkeys((request.select.source, *request.targets)))
     known = [remotes.get(name) for name in names]
@@ -33,6 +33,11 @@ def take_inventory(request: Request, remotes: Remotes, settings: Settings) -> Fl
     with ThreadPoolExecutor(max_workers=max(1, len(known))) as pool:
         seen = list(pool.map(look, names))
     failed = [error for error in seen if isinstance(error, HerderError)]
+    silent = [error for error in failed if isinstance(error, ServerUnreachable)]
+    if silent:
+        raise ServerUnreachable(
+            "; ".join(error.message for error in silent), hint="nothing has moved; see that the server is up"
+        )
     if failed:
         raise InputError("; ".join(error.message for error in failed), hint=failed[0].hint)
     servers = [server for server in seen if isinstance(server, Server)]

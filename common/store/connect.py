@@ -44,7 +44,7 @@ def _from_sentinel(url: str, options: dict[str, object]) -> "Redis":
     parts = urlsplit(url)
     path = parts.path.strip("/").split("/")
     hosts = [host.rpartition("@")[2].rpartition(":") for host in parts.netloc.split(",")]
-    if not path[0] or not all(port.isdigit() for _, _, port in hosts):
+    if not path[0] or not all(part.isdigit() for part in (*path[1:2], *(port for _, _, port in hosts))):
         raise InputError(
             f"redis_url {url!r} is not a Sentinel address",
             hint="write redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DB",

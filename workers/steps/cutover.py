@@ -6,7 +6,7 @@ the source is guarded for good. Both guards are on the servers, so that no late 
 
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from common.domain.eligibility import wanted_profiles
 from common.domain.errors import (
@@ -24,6 +24,7 @@ from common.domain.job import Outcome
 from common.domain.operation import Operation
 from common.domain.plan import AfterGrace, Method
 from workers.steps.context import Context
+from workers.steps.health import check_health
 from workers.steps.marks import GUARD, is_own_snapshot, mark, restored, unguarded
 
 _DEFAULT_GRACE = timedelta(seconds=30)  # LXD's own boot.host_shutdown_timeout
@@ -201,7 +202,7 @@ def verify_target(ctx: Context) -> Outcome:
             f"{ctx.move.target}:{copy.name} runs but differs: " + "; ".join(differences),
             hint=f"the source is kept, stopped; look at both, then `herder retry {ctx.job.id}`",
         )
-    sick = _health(ctx)
+    sick = check_health(ctx)
     if sick is not None:
         return sick
     if "down_at" in ctx.job.facts:
@@ -224,12 +225,18 @@ def compare(ctx: Context, source: Instance, copy: Instance) -> list[str]:
         found.append(f"its profiles are {', '.join(copy.profiles)}")
     found += [
         f"the address of {nic} is {copy.addresses.get(nic)}, not {address}"
-        for nic, address in source.addresses.items()
+        for nic, address in _wanted_addresses(ctx, source).items()
         if nic in copy.expanded_devices and copy.addresses.get(nic) != address
     ]
     if ctx.job.facts.get("was_running") and not copy.is_running:
         found.append(f"its status is {copy.status}")
     return found + _missing_snapshots(ctx)
+
+
+def _wanted_addresses(ctx: Context, source: Instance) -> dict[str, str]:
+    """The source's MAC addresses, but for those that were asked to be others."""
+    asked = {nic: device["hwaddr"] for nic, device in ctx.wanted_devices(source).items() if "hwaddr" in device}
+    return {**source.addresses, **asked}
 
 
 def _missing_snapshots(ctx: Context) -> list[str]:
@@ -246,40 +253,3 @@ def _originally(source: Instance) -> dict[str, str]:
 
 def _without_transient(config: Mapping[str, str]) -> dict[str, str]:
     return {k: v for k, v in config.items() if not k.startswith(_TRANSIENT_KEYS)}
-
-
-def _health(ctx: Context) -> Outcome | None:
-    """Run the plan's health command until it ends with 0 or its time is up."""
-    health = ctx.move.policy.health
-    if health is None or not ctx.job.facts.get("was_running"):
-        return None
-    since = ctx.job.facts.get("health_since")
-    if since is None:
-        since = ctx.now().isoformat()
-        ctx.note(health_since=since)
-    try:
-        ended = ctx.settle(
-            "health",
-            lambda: ctx.on_target(ctx.target.execute(ctx.move.name, health.command, project=ctx.move.target_project)),
-            blocked_on="the health command",
-        )
-    except ServerRefused as error:
-        ended, failure = None, error.message
-    else:
-        failure = ""
-    if isinstance(ended, Outcome):
-        return ended
-    ctx.forget("health")
-    code = ended.metadata.get("return") if ended else None
-    if code == 0:
-        return None
-    if ctx.now() - datetime.fromisoformat(since) < health.timeout:
-        return Outcome.wait(
-            f"the health command to succeed (last exit code {code})",
-            retry_in=timedelta(seconds=1),
-            evidence=dict(ctx.job.evidence),
-        )
-    raise VerificationFailed(
-        f"{' '.join(health.command)} ended with {failure or code} for {health.timeout.total_seconds():.0f} s",
-        hint=f"it runs on {ctx.move.target}, the source is kept, stopped; mend it, then `herder retry {ctx.job.id}`",
-    )

@@ -8,5 +8,10 @@ if ARGV[3] ~= 'resume' then
 elseif redis.call('HGET', job_key(id), 'control') == 'pause' then
   redis.call('HSET', job_key(id), 'control', '')
 end
-if state ~= 'running' then wake(id) end
+if state == 'paused' and ARGV[3] == 'cancel' then
+  redis.call('ZADD', NS .. ':due', now() + VISIBILITY, id)
+  push(id, redis.call('HGET', job_key(id), 'phase'))
+elseif state ~= 'running' then
+  wake(id)
+end
 return state

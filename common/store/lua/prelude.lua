@@ -26,7 +26,7 @@ local VISIBILITY = 15000
 -- Make a job runnable now and send its wake-up. It is not "waiting" any more, so that a claim does not find it early.
 local function wake(id)
   local h = redis.call('HMGET', job_key(id), 'state', 'phase')
-  if h[1] ~= 'waiting' and h[1] ~= 'queued' and h[1] ~= 'paused' then return 0 end
+  if h[1] ~= 'waiting' and h[1] ~= 'queued' then return 0 end
   if h[1] == 'waiting' then redis.call('HSET', job_key(id), 'state', 'queued') end
   redis.call('ZADD', NS .. ':due', now() + VISIBILITY, id)
   push(id, h[2])
