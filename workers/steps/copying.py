@@ -25,6 +25,7 @@ from common.domain.job import Outcome, Pass
 from common.domain.operation import Operation, OperationRef
 from common.lxd.migration import Transfer, receive_body
 from workers.steps.context import LOOK_AGAIN, Context
+from workers.steps.copies import find_operation, remove_copy
 from workers.steps.marks import GUARD, mark, snapshot_name, wanted
 
 #: LXD 5.0.2 on btrfs tells snapshots apart by the subvolume they were received from. Those that came to the source
@@ -32,11 +33,9 @@ from workers.steps.marks import GUARD, mark, snapshot_name, wanted
 _NO_PARENT = "cannot find parent subvolume"
 #: rsync's way to say that files were deleted while it read them.
 _VANISHED = "exit status 24"
-_KEYS = ("snapshot", "snapped", "offer", "receive", "pass", "sent", "moved_at")
+_KEYS = ("snapshot", "snapped", "began", "offer", "receive", "pass", "sent", "moved_at")
 #: rsync may compare files for long without sending a byte.
 _STALL_FACTOR_OF_RSYNC = 10
-#: Operations of people at work inside an instance; they do not stand in the way.
-_HARMLESS = frozenset({"Executing command", "Showing console"})
 
 
 class RefreshImpossible(TransferFailed):
@@ -54,10 +53,9 @@ def run_pass(ctx: Context, kind: str) -> Outcome | Pass:
         _begin_numbering(ctx)
     if "receive" in ctx.job.evidence:
         return _follow(ctx, kind)
-    if kind == "full":
-        settled = _clear_the_way(ctx)
-        if settled is not None:
-            return settled
+    settled = _earlier_attempt(ctx, kind)
+    if settled is not None:
+        return settled
     waiting = _thaw(ctx) or _snapshot(ctx, kind)
     if waiting is not None:
         return waiting
@@ -319,7 +317,7 @@ def _drop_phantom_snapshot(ctx: Context) -> None:
         ctx.target.delete_snapshot(ctx.move.name, name, project=ctx.move.target_project)
 
 
-def _prove(ctx: Context, kind: str, offered: OperationRef) -> Pass:
+def _prove(ctx: Context, kind: str, offered: OperationRef | None) -> Pass:
     """Both sides say success: check what can be checked, then advance the mark. Raises VerificationFailed."""
     copy = ctx.own_copy()
     if copy is None:
@@ -333,7 +331,7 @@ def _prove(ctx: Context, kind: str, offered: OperationRef) -> Pass:
             raise OperationLost(f"{ctx.move.target}:{ctx.move.name} lacks the snapshot of the {kind} pass")
     ctx.patch_target({mark("state"): "complete", mark("pass"): str(_number(ctx)), mark("probe"): ""})
     began = datetime.fromisoformat(ctx.job.evidence["began"])
-    sent, _ = ctx.log.progress(offered)
+    sent = ctx.log.progress(offered)[0] if offered else 0
     return Pass(number=_number(ctx), kind=kind, took=ctx.now() - began, sent=sent)
 
 
@@ -346,8 +344,8 @@ def _check_pool(ctx: Context, copy: Instance) -> None:
         )
 
 
-def _clear_the_way(ctx: Context) -> Outcome | Pass | None:
-    """Before a full pass: what bears the name on the target? None means that the way is free."""
+def _earlier_attempt(ctx: Context, kind: str) -> Outcome | Pass | None:
+    """What an attempt that could not tell of its end has left on the target; None means that the way is free."""
     found = ctx.target_instance()
     if found is None:
         return None
@@ -364,53 +362,23 @@ def _clear_the_way(ctx: Context) -> Outcome | Pass | None:
             operations=(ctx.on_target(running.id),),
             evidence=dict(ctx.job.evidence),
         )
-    stale_below = int(ctx.job.facts.get("whole_from", 0))
-    if found.marks.get("state") == "complete" and int(found.marks["pass"]) >= stale_below:
-        ctx.note(next_pass=max(int(ctx.job.facts["next_pass"]), int(found.marks["pass"]) + 1))
-        return Pass(number=int(found.marks["pass"]), kind="full", took=timedelta(0))
-    return remove_copy(ctx, found)
-
-
-def find_operation(operations: tuple[Operation, ...], name: str) -> Operation | None:
-    """An operation on this instance that has not ended; LXD finds instances also under their old name of containers."""
-    for operation in operations:
-        if operation.description in _HARMLESS:
-            continue
-        paths = [*operation.resources.get("instances", ()), *operation.resources.get("containers", ())]
-        if not operation.is_finished and any(path.split("?")[0].rsplit("/", 1)[-1] == name for path in paths):
-            return operation
+    if kind == "full":
+        return _accept_or_remove(ctx, found)
+    if "began" in ctx.job.evidence:
+        # The worker died between the request and its checkpoint: what came of it is unknown, so another pass follows.
+        ctx.forget(*_KEYS)
+        _begin_numbering(ctx)
     return None
 
 
-def remove_copy(ctx: Context, copy: Instance) -> Outcome | None:
-    """Delete our copy or wreck; one that cannot be deleted is renamed out of the way and reported."""
-    if copy.marks.get("job") != ctx.job.id or copy.is_running:
-        raise IdentityMismatch(f"{ctx.move.target}:{copy.name} is not a stopped copy of this job; left alone")
-    ended = ctx.settle(
-        "remove",
-        lambda: ctx.on_target(ctx.target.delete(copy.name, project=copy.project)),
-        blocked_on=f"removal of the unfinished copy on {ctx.move.target}",
-    )
-    if isinstance(ended, Outcome):
-        return ended
-    if ctx.target_instance() is None:
-        ctx.forget("remove")
-        return None
-    return _set_wreck_aside(ctx, copy, ended.error if ended else "")
-
-
-def _set_wreck_aside(ctx: Context, wreck: Instance, error: str) -> Outcome | None:
-    """On btrfs, a copy whose daemon was killed while it received snapshots can never be deleted, but be renamed."""
-    aside = f"{wreck.name[:40]}-wreck-{ctx.job.id}"
-    ended = ctx.settle(
-        "rename",
-        lambda: ctx.on_target(ctx.target.rename(wreck.name, aside, project=wreck.project)),
-        blocked_on=f"setting the wreck {aside} aside on {ctx.move.target}",
-    )
-    if isinstance(ended, Outcome):
-        return ended
-    ctx.forget("remove", "rename")
-    if ctx.target_instance() is None:
-        ctx.note(wrecks=[*ctx.job.facts.get("wrecks", []), f"{ctx.move.target}:{aside}"])
-        return None
-    raise TransferFailed(f"{ctx.move.target}:{wreck.name} can be neither deleted nor renamed: {error}")
+def _accept_or_remove(ctx: Context, found: Instance) -> Outcome | Pass | None:
+    """A full pass that is proven complete is never sent again; anything else of ours makes way for a new one."""
+    number = int(found.marks.get("pass", "-1"))
+    # How long it took is lost; its whole age is an upper bound, which makes a refresh pass follow.
+    age = ctx.now() - found.created_at
+    if found.marks.get("state") == "complete" and number >= int(ctx.job.facts.get("whole_from", 0)):
+        ctx.note(next_pass=max(int(ctx.job.facts["next_pass"]), number + 1))
+        return Pass(number=number, kind="full", took=age)
+    if "began" in ctx.job.evidence and number == _number(ctx) and _is_complete(ctx, found):
+        return _prove(ctx, "full", None)
+    return remove_copy(ctx, found)

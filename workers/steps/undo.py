@@ -7,7 +7,7 @@ from common.domain.instance import Instance
 from common.domain.job import Outcome
 from workers.steps.cleanup import drop_own_snapshots
 from workers.steps.context import Context
-from workers.steps.copying import find_operation, remove_copy
+from workers.steps.copies import find_operation, remove_copy
 from workers.steps.marks import restored, unguarded, unmarked
 
 
