@@ -21,10 +21,14 @@ from producer.embedded import Embedded
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """The stores of one namespace. ``redis_url`` is the server in use, configured or embedded."""
+    """The stores of one namespace. ``redis_url`` is the server in use, configured or embedded.
+
+    ``has_own_workers``: worker processes run as long as this command does.
+    """
 
     settings: Settings
     redis_url: str
+    has_own_workers: bool
     jobs: JobStore
     operations: OperationStore
     events: EventStore
@@ -43,13 +47,13 @@ def open_session(*, with_workers: bool) -> Iterator[Session]:
     """
     settings = load_settings()
     if settings.redis_url:
-        yield _session(settings, settings.redis_url)
+        yield _session(settings, settings.redis_url, has_own_workers=False)
         return
     with Embedded(settings, settings.workers if with_workers else 0).running() as embedded:
-        yield _session(settings, embedded.url)
+        yield _session(settings, embedded.url, has_own_workers=with_workers)
 
 
-def _session(settings: Settings, url: str) -> Session:
+def _session(settings: Settings, url: str, *, has_own_workers: bool) -> Session:
     client, keys = connect(url), Keys(settings.namespace)
     try:
         client.ping()
@@ -59,6 +63,7 @@ def _session(settings: Settings, url: str) -> Session:
     return Session(
         settings=settings,
         redis_url=url,
+        has_own_workers=has_own_workers,
         jobs=jobs,
         operations=OperationStore(client, keys, jobs),
         events=EventStore(client, keys),

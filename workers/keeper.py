@@ -47,7 +47,14 @@ class Keeper:
     _looked_around: float = 0.0
 
     def run(self) -> None:
-        """Keep until ``stopping`` is set."""
+        """Keep until ``stopping`` is set; without its keeper a worker must not live on."""
+        try:
+            self._keep_on()
+        except Exception:
+            log.exception("keeper.crashed")
+            self._leave("its keeper crashed")
+
+    def _keep_on(self) -> None:
         while not self.stopping.wait(_TICK_NOTHING_TO_DO if self.broker.nothing_to_do else _TICK):
             try:
                 self._keep()
@@ -67,6 +74,7 @@ class Keeper:
         if now - self._maintained >= _MAINTENANCE:
             self._maintained = now
             self.broker.maintain()
+            self.jobs.sign_of_life(self.listeners.worker)
         self.jobs.pump()
         if now - self._looked_around >= _LOOK_AROUND:
             self._looked_around = now

@@ -29,8 +29,13 @@ _FAILED = 500
 
 _OTHER_CERTIFICATE = "Fingerprints did not match"
 _NO_PERMISSION = "Permission denied"
-# LXD answers a collision with another change of the same instance by 500, and calls it an error of its own.
-_BUSY_TEXTS = ("A matching non-reusable operation has now succeeded", "Instance is busy")
+# LXD answers by 500, as if it were an error of its own: a collision with another change of the same instance, and
+# whatever comes while a cluster elects the leader of its database.
+_BUSY_TEXTS = (
+    "A matching non-reusable operation has now succeeded",
+    "Instance is busy",
+    "context deadline exceeded",
+)
 # Any member answers for the others; this is its 500 when the member that is meant is down.
 _MEMBER_DOWN = "Missing event connection with target cluster member"
 

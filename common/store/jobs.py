@@ -4,6 +4,7 @@ The fence is the version **and** a random owner: after lost writes (a Redis that
 version alone could repeat. Called by ``producer.submit``, ``producer.control`` and ``workers.runner``.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -24,6 +25,7 @@ from common.store.scripts import Scripts
 LEASE = timedelta(seconds=15)
 #: How many commits each write waits for at creation, where the server can tell (Redis 7.2, Valkey).
 _DURABLE_WAIT_MS = 2000
+_FORGOTTEN_AFTER = 86_400.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +159,18 @@ class JobStore:
         """Take or renew a permit of each resource, all or none: ``""``, or the resource that has none left."""
         flat = [part for limit in limits for part in limit]
         return str(self._run("acquire", job_id, _ms(lease), *flat).decode())
+
+    def sign_of_life(self, worker: str) -> None:
+        """Note that a worker process is alive; those that have been silent for a day are forgotten."""
+        now = time.time()
+        self._client.zadd(self._keys.workers, {worker: now})
+        self._client.zremrangebyscore(self._keys.workers, "-inf", now - _FORGOTTEN_AFTER)
+
+    def alive_workers(self) -> tuple[str, ...]:
+        """The workers that have given a sign of life within the last lease."""
+        since = time.time() - LEASE.total_seconds()
+        names: list[bytes] = self._client.zrangebyscore(self._keys.workers, since, "+inf")  # type: ignore[assignment]
+        return tuple(name.decode() for name in names)
 
     def unfinished(self) -> int:
         """How many jobs have not ended."""

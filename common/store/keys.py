@@ -17,7 +17,7 @@ key                             type    holds
 ``NS:slots:REMOTE:ROLE``        zset    job id by the end of its permit (ms)
 ``NS:queue:REMOTE:ROLE``        zset    job ids that wait for a slot, by the time they asked
 ``NS:listener:REMOTE``          string  the worker that listens to this server, with a time to live
-``NS:workers``                  zset    worker id by its last sign of life (ms)
+``NS:workers``                  zset    worker id by its last sign of life (s)
 ``NS:events:PLAN``              stream  what happened, msgpack; about 10 000 entries are kept
 ``NS:message``                  string  counter for message ids
 ==============================  ======  ==========================================================================

@@ -18,6 +18,8 @@ from common.domain.units import render_size
 from common.lxd.connect import connect
 from common.lxd.remotes import Remote, Remotes
 from common.store.connect import connect as connect_redis
+from common.store.jobs import JobStore
+from common.store.keys import Keys
 from producer.cli import exits, options, render
 from producer.cli.exits import reports_errors
 from producer.embedded import find_server
@@ -84,6 +86,9 @@ def _about_redis(settings: Settings) -> Iterator[Check]:
             about="redis", fact=f"{settings.redis_url}: {error}", ok=False, fix="start it, or see HERDER_REDIS_URL"
         )
         return
+    workers = JobStore(client, Keys(settings.namespace)).alive_workers()
+    fact = f"{len(workers)} workers alive: {', '.join(workers)}" if workers else "no worker is alive"
+    yield Check(about="workers", fact=fact, ok=bool(workers), fix="" if workers else "start one with `herder worker`")
     recent = int(version.split(".", maxsplit=1)[0]) >= _MIN_REDIS
     yield Check(about="redis", fact=f"version {version}", ok=recent, fix="" if recent else "use version 7 or later")
     kept = policy == "noeviction"

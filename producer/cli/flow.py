@@ -88,12 +88,15 @@ def ask(question: str) -> None:
 def watch_to_the_end(plan_id: str, session: Session, *, as_json: bool, after: str = "0") -> Report:
     """Show the plan at work until it has ended, its story from the event ``after`` on; the last report.
 
-    Interrupted, it first lets the instances that are down come up on one side.
+    Interrupted, it first lets the instances that are down come up on one side, if their workers go away with it.
     """
+    if not session.has_own_workers and not session.jobs.alive_workers():
+        exits.errors.print("no worker is alive, so nothing moves; start one with `herder worker` or `herder resume`")
     try:
         return _watch(plan_id, session, as_json=as_json, after=after)
     except KeyboardInterrupt:
-        _bring_up(plan_id, session)
+        if session.has_own_workers:
+            _bring_up(plan_id, session)
         raise
 
 

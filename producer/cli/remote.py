@@ -1,6 +1,7 @@
 """``herder remote``: the servers that we know, in the ``lxc`` client's own configuration."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -38,6 +39,8 @@ def add(
 
     def confirm(fingerprint: str) -> bool:
         render.console.print(f"certificate fingerprint of {name}: {fingerprint}")
+        if not accept_certificate and not sys.stdin.isatty():
+            raise InputError("there is nobody to ask whether this is right", hint="give --accept-certificate")
         return accept_certificate or typer.confirm("Is it the server's?")
 
     is_token = not token and len(address) > 100 and "." not in address and ":" not in address  # noqa: PLR2004

@@ -40,7 +40,11 @@ def remove_copy(ctx: Context, copy: Instance) -> Outcome | None:
 
 def _set_wreck_aside(ctx: Context, wreck: Instance, error: str) -> Outcome | None:
     """On btrfs, a copy whose daemon was killed while it received snapshots can never be deleted, but be renamed."""
-    aside = f"{wreck.name[:40]}-wreck-{ctx.job.id}"
+    known = list(ctx.job.facts.get("wrecks", []))
+    aside = ctx.job.evidence.get("aside") or f"{wreck.name[:40]}-wreck-{ctx.job.id}-{len(known) + 1}"
+    if "aside" not in ctx.job.evidence:
+        # Reported before it is done: a worker that dies right after would find nothing under the old name.
+        ctx.note(evidence={"aside": aside}, wrecks=[*known, f"{ctx.move.target}:{aside}"])
     ended = ctx.settle(
         "rename",
         lambda: ctx.on_target(ctx.target.rename(wreck.name, aside, project=wreck.project)),
@@ -48,8 +52,7 @@ def _set_wreck_aside(ctx: Context, wreck: Instance, error: str) -> Outcome | Non
     )
     if isinstance(ended, Outcome):
         return ended
-    ctx.forget("remove", "rename")
+    ctx.forget("remove", "rename", "aside")
     if ctx.target_instance() is None:
-        ctx.note(wrecks=[*ctx.job.facts.get("wrecks", []), f"{ctx.move.target}:{aside}"])
         return None
     raise TransferFailed(f"{ctx.move.target}:{wreck.name} can be neither deleted nor renamed: {error}")
