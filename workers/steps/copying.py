@@ -348,6 +348,7 @@ def _earlier_attempt(ctx: Context, kind: str) -> Outcome | Pass | None:
     """What an attempt that could not tell of its end has left on the target; None means that the way is free."""
     found = ctx.target_instance()
     if found is None:
+        ctx.forget("remove", "rename", "aside")
         return None
     if found.marks.get("job") != ctx.job.id:
         raise IdentityMismatch(
