@@ -4,7 +4,6 @@ The fence is the version **and** a random owner: after lost writes (a Redis that
 version alone could repeat. Called by ``producer.submit``, ``producer.control`` and ``workers.runner``.
 """
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -162,15 +161,20 @@ class JobStore:
 
     def sign_of_life(self, worker: str) -> None:
         """Note that a worker process is alive; those that have been silent for a day are forgotten."""
-        now = time.time()
+        now = self._now()
         self._client.zadd(self._keys.workers, {worker: now})
         self._client.zremrangebyscore(self._keys.workers, "-inf", now - _FORGOTTEN_AFTER)
 
     def alive_workers(self) -> tuple[str, ...]:
         """The workers that have given a sign of life within the last lease."""
-        since = time.time() - LEASE.total_seconds()
+        since = self._now() - LEASE.total_seconds()
         names: list[bytes] = self._client.zrangebyscore(self._keys.workers, since, "+inf")  # type: ignore[assignment]
         return tuple(name.decode() for name in names)
+
+    def _now(self) -> int:
+        """Seconds by Redis' clock: those of two hosts may differ by more than a lease."""
+        seconds: int = self._client.time()[0]
+        return seconds
 
     def unfinished(self) -> int:
         """How many jobs have not ended."""

@@ -90,6 +90,9 @@ def _mend(daemon: Daemon, volume: str) -> None:
     for kind in VOLUMES:
         place = _pool(daemon) / kind / volume
         host.unmount_under(place)
+        if not (place / "rootfs").exists():
+            # A rename writes this even where there is no volume; what else could be in there is data.
+            (place / "backup.yaml").unlink(missing_ok=True)
         with suppress(OSError):  # not there, or not empty: then this is not what is wrong with it
             place.rmdir()
 
