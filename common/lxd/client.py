@@ -137,18 +137,27 @@ class LxdClient:
         return self._change_state(name, project, "unfreeze")
 
     def patch(
-        self, name: str, *, config: Config = _NOTHING, devices: Devices = _NOTHING, project: str = "default"
+        self,
+        name: str,
+        *,
+        config: Config = _NOTHING,
+        devices: Devices = _NOTHING,
+        project: str = "default",
+        seen: Instance | None = None,
     ) -> None:
         """Add to config and devices, at once. ``""`` deletes a config key; only ``replace`` deletes a device.
 
-        LXD 5.0.2 empties a description that is left out, so the present one is read and sent along.
+        With ``seen``, only if the instance is still as it was then; else raises PreconditionFailed. LXD 5.0.2 empties a
+        description that is left out, so the present one is sent along.
         """
+        known = seen or self.instance(name, project=project)
         body = {
-            "description": self.instance(name, project=project).description,
+            "description": known.description,
             "config": dict(config),
             "devices": {device: dict(keys) for device, keys in devices.items()},
         }
-        self.transport.request("PATCH", _path(name), params={"project": project}, json=body)
+        headers = {"If-Match": seen.etag} if seen else None
+        self.transport.request("PATCH", _path(name), params={"project": project}, json=body, headers=headers)
 
     def replace(self, instance: Instance, *, config: Config, devices: Devices) -> str:
         """Begin to write config and devices as a whole, if it is still as it was when ``instance`` was read.

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import tenacity
 
 from common.domain.eligibility import wanted_devices
-from common.domain.errors import NotFound, ServerBusy
+from common.domain.errors import NotFound, PreconditionFailed, ServerBusy
 from common.domain.instance import Instance
 from common.domain.job import Job, Outcome
 from common.domain.operation import Operation, OperationRef
@@ -19,10 +19,10 @@ from common.lxd.client import LxdClient
 LOOK_AGAIN = timedelta(seconds=15)
 
 
-def _soon_again() -> tenacity.Retrying:
+def _soon_again(*errors: type[Exception]) -> tenacity.Retrying:
     """LXD reports the end of an operation a moment before it lets go of the instance."""
     return tenacity.Retrying(
-        retry=tenacity.retry_if_exception_type(ServerBusy),
+        retry=tenacity.retry_if_exception_type(errors),
         wait=tenacity.wait_fixed(0.02),
         stop=tenacity.stop_after_delay(2),
         reraise=True,
@@ -113,7 +113,7 @@ class Context:
         """
         known = self.job.evidence.get(key)
         if known is None:
-            for attempt in _soon_again():
+            for attempt in _soon_again(ServerBusy):
                 with attempt:
                     self.confirm_fence()
                     ref = begin()
@@ -144,10 +144,13 @@ class Context:
         config: Mapping[str, str],
         devices: Mapping[str, Mapping[str, str]],
     ) -> None:
-        for attempt in _soon_again():
+        for attempt in _soon_again(ServerBusy, PreconditionFailed):
             with attempt:
+                # The fence is confirmed after the reading: should we sleep after that until the job is another
+                # worker's, the instance will have changed, and its server refuses the write.
+                seen = client.instance(name, project=project)
                 self.confirm_fence()
-                client.patch(name, project=project, config=config, devices=devices)
+                client.patch(name, project=project, config=config, devices=devices, seen=seen)
 
     def forget(self, *keys: str) -> None:
         """Drop evidence of operations that have ended, so that the next run begins new ones."""
