@@ -1,0 +1,113 @@
+"""`python -m tests.bench.downtime`: how long one large running container is down while it moves from s1 to s2.
+
+Side by side and by turns, each time with a new container: `herder move`, and `lxc stop`, `lxc move`, `lxc start`. The
+last line of the output is JSON, for programs. Run from the root of the checkout, as root; every other instance on
+these servers of the lab is deleted.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.bench import instances, machine, programs, ways
+from tests.bench.programs import p50
+from tests.lab import Lab
+
+INTERVAL_S = 0.01
+HERDER, LXC = "herder", "lxc move"
+
+
+@dataclass(frozen=True)
+class Round:
+    """One container moved in one way; `reported` is the downtime in herder's own report."""
+
+    way: str
+    downtime: float
+    lost_lines: int
+    trip: ways.Trip
+
+    @property
+    def reported(self) -> float | None:
+        return self.trip.report["jobs"][0]["downtime_s"] if self.trip.report else None
+
+
+def main() -> int:
+    """Measure, print, and say whether anything was lost."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench.downtime",
+        description="Downtime of one running container: herder beside lxc.",
+        epilog=programs.EXIT_STATUS,
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="moves in each way (default: %(default)s)")
+    parser.add_argument("--mebibytes", type=int, default=1024, help="random data in it (default: %(default)s)")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep herder's state and logs there")
+    arguments = parser.parse_args()
+    lab = Lab.up(["s1", "s2"])
+    print(f"a running container with {arguments.mebibytes} MiB, s1 (btrfs) -> s2 (btrfs), times in seconds")
+    print(machine.describe(), end="\n\n")
+    print(f"{'round':>5}  {'way':<10}{'downtime':>9}{'reported':>10}{'total':>8}{'cpu':>6}")
+    with programs.state_directory(arguments.keep) as state:
+        rounds = [
+            _round(lab, number, way, move, arguments.mebibytes)
+            for number in range(1, arguments.rounds + 1)
+            for way, move in _ways(lab, state)
+        ]
+    _conclude(rounds)
+    return programs.FAILED if any(each.lost_lines for each in rounds) else programs.OK
+
+
+def _ways(lab: Lab, state: Path) -> list[tuple[str, Callable[[str], dict[str, Any] | None]]]:
+    return [
+        (HERDER, lambda name: ways.herder(lab, state, "move", f"s1:{name}", "s2:")),
+        (LXC, lambda name: ways.lxc_moves(lab, "s1", "s2", [name])),
+    ]
+
+
+def _round(lab: Lab, number: int, way: str, move: Callable[[str], dict[str, Any] | None], mebibytes: int) -> Round:
+    s1, s2 = lab.servers["s1"], lab.servers["s2"]
+    name = f"bench-{way.replace(' ', '-')}-{number}"
+    _clear(lab)
+    try:
+        with instances.running(s1, [name], mebibytes=mebibytes, interval_s=INTERVAL_S) as moving:
+            machine.come_to_rest([s1, s2])
+            trip = ways.timed(lambda: move(name))
+            (outage,) = instances.examine(moving, s1, [s2])
+    finally:
+        _clear(lab)
+    done = Round(way, outage.seconds, outage.lost_lines, trip)
+    reported = "-" if done.reported is None else f"{done.reported:.2f}"
+    print(f"{number:>5}  {way:<10}{done.downtime:>9.2f}{reported:>10}{trip.seconds:>8.1f}{trip.cpu:>6.0%}", flush=True)
+    return done
+
+
+def _clear(lab: Lab) -> None:
+    for name in ("s1", "s2"):
+        lab.servers[name].delete_all()
+
+
+def _conclude(rounds: list[Round]) -> None:
+    """The medians, as a table and then as the line for programs."""
+    print()
+    medians = {way: p50([each.downtime for each in rounds if each.way == way]) for way in (HERDER, LXC)}
+    reported = p50([each.reported for each in rounds if each.reported is not None])
+    print(f"median  {HERDER:<10}{medians[HERDER]:>8.2f}  (reported by herder itself: {reported:.2f})")
+    print(f"median  {LXC:<10}{medians[LXC]:>8.2f}")
+    lost = sum(each.lost_lines for each in rounds)
+    print(f"lines of the writers that were lost: {lost}\n")
+    result = {
+        "ratio": round(medians[LXC] / medians[HERDER], 2),
+        "herder_s": medians[HERDER],
+        "herder_reported_s": reported,
+        "lxc_move_s": medians[LXC],
+        "rounds": len(rounds) // 2,
+        "lost_lines": lost,
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    sys.exit(programs.run(main))

@@ -1,0 +1,82 @@
+"""The ways to move instances, timed alike: herder, the three commands that `lxc` needs, and LXD's own evacuation.
+
+`lxc move` refuses a running container, so without herder a move is stop, move, start.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.bench.errors import BenchError
+from tests.bench.machine import Ticks
+from tests.lab import Lab
+
+HERDER = Path(sys.executable).with_name("herder")
+PATIENCE_S = 1800
+
+
+@dataclass(frozen=True)
+class Trip:
+    """One use of one way: from the command's start to its end in seconds, and the processors' share of busy time.
+
+    `began` is in seconds since the epoch, as the writers' stamps are. `report` is herder's own; empty for the others.
+    """
+
+    began: float
+    seconds: float
+    cpu: float
+    report: dict[str, Any]
+
+
+def timed(move: Callable[[], dict[str, Any] | None]) -> Trip:
+    """Do it and look at the clock."""
+    ticks, began = Ticks.now(), time.time()
+    report = move()
+    return Trip(began, time.time() - began, Ticks.now().share_since(ticks), report or {})
+
+
+def herder(lab: Lab, state: Path, *command: str) -> dict[str, Any]:
+    """The report of a herder command that succeeds; its Redis and its logs are in `state`."""
+    others = {key: value for key, value in os.environ.items() if key not in {"HERDER_REDIS_URL", "HERDER_CONFIG"}}
+    environment = {**others, "LXD_CONF": str(lab.lxc_conf), "HERDER_STATE_DIR": str(state)}
+    line = [str(HERDER), *command, "--yes", "--json"]
+    try:
+        done = subprocess.run(
+            line, env=environment, cwd=state, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise BenchError(f"{' '.join(line)}: no end after {PATIENCE_S} s; its log is {state}/worker.log") from error
+    if done.returncode != 0:
+        raise BenchError(f"{' '.join(line)}: exit status {done.returncode}\n{done.stdout}{done.stderr}")
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+def lxc_moves(lab: Lab, source: str, target: str, names: Sequence[str], *, at_once: int = 1) -> None:
+    """Stop, move and start one instance after the other, or `at_once` at a time."""
+
+    def one(name: str) -> None:
+        lab.lxc("stop", f"{source}:{name}")
+        lab.lxc("move", f"{source}:{name}", f"{target}:")
+        lab.lxc("start", f"{target}:{name}")
+
+    with ThreadPoolExecutor(at_once) as pool:
+        list(pool.map(one, names))
+
+
+def cluster_evacuate(lab: Lab, member: str) -> None:
+    """LXD's own evacuation of a member of the cluster."""
+    lab.lxc("cluster", "evacuate", "--force", f"cluster:{member}")
+
+
+def cluster_restore(lab: Lab, member: str) -> None:
+    """Put a member into service again, if it was evacuated."""
+    if lab.servers[member].query("GET", f"/1.0/cluster/members/{member}")["status"] == "Evacuated":
+        lab.lxc("cluster", "restore", "--force", f"cluster:{member}")
