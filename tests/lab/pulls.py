@@ -1,0 +1,133 @@
+"""Pulls between servers of the lab through our own client, and waiting for what they begin."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.domain.instance import Devices
+from common.domain.operation import Operation
+from common.lxd.client import LxdClient
+from common.lxd.connect import connect
+from common.lxd.migration import Transfer, receive_body
+from common.lxd.remotes import Remotes
+from tests.lab.lab import Lab
+from tests.lab.server import LabServer
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Site:
+    """A server of the lab, and our client of it over HTTPS; for every member of a cluster that is a client of `c1`."""
+
+    server: LabServer
+    client: LxdClient
+
+    @classmethod
+    def of(cls, lab: Lab, name: str) -> "Site":
+        remotes = Remotes.load({"LXD_CONF": str(lab.lxc_conf)}, Path("/nowhere"))
+        server = lab.servers[name]
+        return cls(server, connect(remotes.get(server.cluster or name)))
+
+    def restart(self) -> None:
+        """SIGKILL the daemon and start it again."""
+        self.server.kill()
+        self.server.start()
+
+    def clean(self) -> None:
+        """Bring the daemon back, whatever was done to it, and delete everything."""
+        self.server.thaw()
+        self.server.start()
+        self.server.delete_all()
+
+    def do(self, name: str, *command: str) -> None:
+        """Run a command in a guest; it must succeed."""
+        ended = finished(self.client, self.client.execute(name, command))
+        assert ended.metadata.get("return") == 0, f"{command}: {ended}"
+
+    def write(self, name: str, file: str = "data", *, mib: int = 24) -> None:
+        """Fill a file in a guest with random bytes."""
+        self.do(name, "dd", "if=/dev/urandom", f"of=/root/{file}", "bs=1M", f"count={mib}")
+        self.do(name, "sync")
+
+    def snapshot(self, name: str, snapshot: str) -> None:
+        done(self.client, self.client.create_snapshot(name, snapshot))
+
+    def root_of(self, name: str, *, snapshot: str = "") -> Path:
+        """Where a container's or a snapshot's root directory lies on this machine."""
+        kind = "containers-snapshots" if snapshot else "containers"
+        return self.server.lxd_dir / "storage-pools" / "default" / kind / name / snapshot / "rootfs"
+
+
+@dataclass(frozen=True)
+class Pull:
+    """A transfer that has begun: the operation on the source and that on the target."""
+
+    source: LxdClient
+    target: LxdClient
+    offered: str
+    received: str
+
+    def ended(self) -> tuple[Operation, Operation]:
+        """How it ended on the source and on the target."""
+        return finished(self.source, self.offered), finished(self.target, self.received)
+
+    def succeed(self) -> None:
+        """Wait for success on both."""
+        source, target = self.ended()
+        assert (source.error, target.error) == ("", "")
+
+
+def pull(
+    source: Site,
+    target: Site,
+    name: str,
+    *,
+    address: str | None = None,
+    config: Mapping[str, str] | None = None,
+    devices: Devices | None = None,
+    refresh: bool = False,
+    instance_only: bool = False,
+    allow_inconsistent: bool = False,
+) -> Pull:
+    """Begin to pull an instance under its own name, with its own profiles and, if not said otherwise, devices.
+
+    ``address`` is where the target shall dial the source, for example that of a ``Wire``.
+    """
+    instance = source.client.instance(name)
+    offer = source.client.offer(name, instance_only=instance_only, allow_inconsistent=allow_inconsistent)
+    transfer = Transfer(
+        address=address or source.server.address,
+        certificate=source.server.certificate.read_text(),
+        offer=offer,
+        refresh=refresh,
+        instance_only=instance_only,
+        allow_inconsistent=allow_inconsistent,
+    )
+    body = receive_body(
+        instance,
+        name=name,
+        config=config or {},
+        devices=instance.devices if devices is None else devices,
+        profiles=instance.profiles,
+        source=transfer,
+    )
+    return Pull(source.client, target.client, offer.operation, target.client.receive(body))
+
+
+def booted(client: LxdClient, name: str) -> None:
+    """Wait until the guest's init listens to signals: one that came earlier would be lost."""
+    done(client, client.execute(name, ["sh", "-c", "until pidof sleep; do sleep 0.02; done"]))
+
+
+def finished(client: LxdClient, operation: str) -> Operation:
+    """How an operation ended."""
+    seen = client.wait(operation, timeout_seconds=60)
+    assert seen is not None, "forgotten before we looked"
+    assert seen.is_finished, f"still running after 60 s: {seen}"
+    return seen
+
+
+def done(client: LxdClient, operation: str) -> None:
+    """Wait for success."""
+    assert finished(client, operation).error == ""

@@ -1,0 +1,139 @@
+"""What the calls send where a mistake would do harm, and how they read what the server forgets."""
+
+import pytest
+
+from common.domain.errors import InputError, NotTrusted, ServerRefused
+from common.domain.instance import Instance
+from common.domain.operation import Operation
+from common.lxd.client import LxdClient
+from tests.unit.lxd.scripted import ScriptedServer, answer, refuse
+
+BEGUN = answer({"id": "4f2", "status_code": 103}, status=202, operation="/1.0/operations/4f2")
+GONE = refuse(404, "Operation not found")
+
+
+@pytest.fixture
+def client(server: ScriptedServer) -> LxdClient:
+    server.will(BEGUN)
+    return LxdClient("s1", server.transport())
+
+
+def test_a_graceful_stop_gives_the_guest_its_time(client: LxdClient, server: ScriptedServer) -> None:
+    assert client.stop("c1", grace_seconds=30, project="p2") == "4f2"
+    assert (server.heard[0].method, server.heard[0].path) == ("PUT", "/1.0/instances/c1/state?project=p2")
+    assert server.heard[0].body == {"action": "stop", "timeout": 30, "force": False}
+
+
+@pytest.mark.parametrize("grace", [0, -1])
+def test_a_stop_without_grace_is_refused_because_lxd_would_pull_the_plug(client: LxdClient, grace: int) -> None:
+    with pytest.raises(InputError, match="pull the plug"):
+        client.stop("c1", grace_seconds=grace)
+
+
+def test_pulling_the_plug_is_said_aloud(client: LxdClient, server: ScriptedServer) -> None:
+    client.force_stop("c1")
+    assert server.heard[0].body == {"action": "stop", "timeout": -1, "force": True}
+
+
+def test_replacing_writes_what_was_read_only_if_it_is_still_so(client: LxdClient, server: ScriptedServer) -> None:
+    read = Instance(name="c1", project="p2", profiles=("web",), etag="abc", config={"a": "1"})
+    client.replace(read, config={"a": "2"}, devices={"root": {"type": "disk"}})
+    assert (server.heard[0].method, server.heard[0].path) == ("PUT", "/1.0/instances/c1?project=p2")
+    assert server.heard[0].headers["If-Match"] == "abc"
+    assert server.heard[0].body["profiles"] == ["web"]
+    assert server.heard[0].body["config"] == {"a": "2"}
+
+
+def test_changing_one_thing_leaves_the_description(client: LxdClient, server: ScriptedServer) -> None:
+    server.will(answer({"name": "c1", "description": "web"}), answer({}))
+    client.patch("c1", config={"user.a": "1"}, devices={"eth0": {"type": "none"}}, project="p2")
+    assert (server.heard[1].method, server.heard[1].path) == ("PATCH", "/1.0/instances/c1?project=p2")
+    assert server.heard[1].body == {
+        "description": "web",
+        "config": {"user.a": "1"},
+        "devices": {"eth0": {"type": "none"}},
+    }
+
+
+def test_an_offer_gives_the_secrets(client: LxdClient, server: ScriptedServer) -> None:
+    secrets = {"control": "21", "fs": "a1"}
+    server.will(
+        answer({"id": "4f2", "status_code": 103, "metadata": secrets}, status=202, operation="/1.0/operations/4f2")
+    )
+    offer = client.offer("c1", allow_inconsistent=True)
+    assert (offer.operation, offer.secrets) == ("4f2", secrets)
+    assert server.heard[0].body["live"] is False
+    assert server.heard[0].body["allow_inconsistent"] is True
+
+
+def test_a_copy_is_received_on_the_member_that_was_chosen(client: LxdClient, server: ScriptedServer) -> None:
+    assert client.receive({"name": "c1"}, target_member="c2", project="p2") == "4f2"
+    assert server.heard[0].path == "/1.0/instances?project=p2&target=c2"
+
+
+def test_names_cannot_lead_to_another_path(client: LxdClient, server: ScriptedServer) -> None:
+    client.delete_snapshot("c1", "../../c2?x")
+    assert server.heard[0].path == "/1.0/instances/c1/snapshots/..%2F..%2Fc2%3Fx?project=default"
+
+
+def test_a_forgotten_operation_is_none(client: LxdClient, server: ScriptedServer) -> None:
+    server.will(GONE)
+    assert client.operation("4f2") is None
+    assert client.wait("4f2", timeout_seconds=1) is None
+
+
+def test_waiting_ends_with_what_is_known_then(client: LxdClient, server: ScriptedServer) -> None:
+    server.will(answer({"id": "4f2", "status_code": 103}))
+    assert client.wait("4f2", timeout_seconds=7) == Operation(id="4f2", status_code=103)
+    assert server.heard[0].path == "/1.0/operations/4f2/wait?timeout=7"
+
+
+def test_cancelling_what_is_over_is_fine_and_what_cannot_be_cancelled_is_not(
+    client: LxdClient, server: ScriptedServer
+) -> None:
+    server.will(GONE)
+    client.cancel("4f2")
+    server.will(refuse(400, "This operation can't be cancelled"))
+    with pytest.raises(ServerRefused, match="can't be cancelled"):
+        client.cancel("4f2")
+
+
+def test_a_server_that_begins_no_operation_is_not_believed(client: LxdClient, server: ScriptedServer) -> None:
+    server.will(answer({}))
+    with pytest.raises(ServerRefused, match="did not begin an operation"):
+        client.start("c1")
+
+
+def test_instances_of_one_project_or_of_all(client: LxdClient, server: ScriptedServer) -> None:
+    server.will(answer([]))
+    client.instances("p2")
+    client.instances(None)
+    assert [request.path for request in server.heard] == [
+        "/1.0/instances?project=p2&recursion=1",
+        "/1.0/instances?all-projects=true&recursion=1",
+    ]
+
+
+def test_a_restricted_certificate_is_answered_project_by_project(client: LxdClient, server: ScriptedServer) -> None:
+    """LXD refuses to list all projects to it."""
+    server.will(refuse(403, "not authorized"), answer(["/1.0/projects/p2"]), answer([{"name": "c1", "project": "p2"}]))
+    assert [(each.name, each.project) for each in client.instances(None)] == [("c1", "p2")]
+    server.will(refuse(403, "not authorized"))
+    with pytest.raises(NotTrusted):
+        client.instances(None)
+
+
+def test_a_pool_that_tells_nothing_of_its_space_is_still_listed(client: LxdClient, server: ScriptedServer) -> None:
+    server.will(answer([{"name": "fast", "driver": "zfs"}]), refuse(403, "not authorized"))
+    assert [(pool.name, pool.total) for pool in client.pools()] == [("fast", 0)]
+
+
+def test_other_servers_may_reach_it_at_these_addresses(client: LxdClient, server: ScriptedServer) -> None:
+    ours = server.address.removeprefix("https://")
+    server.will(answer({"auth": "trusted", "environment": {"addresses": ["10.0.0.1:8443", ours]}}))
+    assert client.addresses() == (server.address, "https://10.0.0.1:8443")
+
+
+def test_a_server_known_by_its_socket_tells_its_addresses(socket_server: ScriptedServer) -> None:
+    socket_server.will(answer({"environment": {"addresses": ["10.0.0.1:8443"]}}))
+    assert LxdClient("local", socket_server.transport()).addresses() == ("https://10.0.0.1:8443",)

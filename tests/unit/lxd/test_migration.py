@@ -1,0 +1,82 @@
+"""The two requests that make a copy."""
+
+from dataclasses import replace
+
+import pytest
+
+from common.domain.errors import InputError
+from common.domain.instance import Instance
+from common.domain.plan import Mode
+from common.lxd.migration import Offer, Transfer, offer_body, receive_body
+
+C1 = Instance(
+    name="c1",
+    type="virtual-machine",
+    architecture="aarch64",
+    description="web",
+    ephemeral=True,
+    stateful=True,
+    profiles=("default", "web"),
+    config={"volatile.base_image": "1c4bef", "boot.autostart": "true"},
+    devices={"root": {"type": "disk", "path": "/", "pool": "fast"}},
+)
+TRANSFER = Transfer(
+    address="https://10.0.0.1:8443",
+    certificate="PEM",
+    offer=Offer(operation="db2b", secrets={"control": "21", "fs": "a1"}),
+)
+
+
+def test_an_offer_says_that_it_is_not_live() -> None:
+    """LXD takes an offer without the key for a live one."""
+    assert offer_body("c1", instance_only=True, allow_inconsistent=True) == {
+        "name": "c1",
+        "migration": True,
+        "live": False,
+        "instance_only": True,
+        "allow_inconsistent": True,
+    }
+
+
+def test_the_copy_gets_what_was_decided_and_keeps_what_it_is() -> None:
+    body = receive_body(
+        C1,
+        name="c9",
+        config={"boot.autostart": "false"},
+        devices={"root": {"type": "disk", "path": "/", "pool": "slow"}},
+        profiles=["default"],
+        source=replace(TRANSFER, refresh=True, instance_only=True, allow_inconsistent=True),
+    )
+    assert body == {
+        "name": "c9",
+        "type": "virtual-machine",
+        "architecture": "aarch64",
+        "description": "web",
+        "ephemeral": True,
+        "stateful": False,
+        "profiles": ["default"],
+        "config": {"boot.autostart": "false"},
+        "devices": {"root": {"type": "disk", "path": "/", "pool": "slow"}},
+        "source": {
+            "type": "migration",
+            "mode": "pull",
+            "operation": "https://10.0.0.1:8443/1.0/operations/db2b",
+            "certificate": "PEM",
+            "secrets": {"control": "21", "fs": "a1"},
+            "base-image": "1c4bef",
+            "live": False,
+            "refresh": True,
+            "instance_only": True,
+            "allow_inconsistent": True,
+        },
+    }
+
+
+@pytest.mark.parametrize("mode", [Mode.PUSH, Mode.RELAY])
+def test_only_pull_is_supported(mode: Mode) -> None:
+    with pytest.raises(InputError, match=f"transfer mode {mode} is not supported"):
+        receive_body(C1, name="c1", config={}, devices={}, profiles=[], source=replace(TRANSFER, mode=mode))
+
+
+def test_secrets_do_not_show_in_a_log() -> None:
+    assert "a1" not in repr(Offer(operation="db2b", secrets={"fs": "a1"}))
