@@ -62,7 +62,7 @@ def evacuate(lab: Lab) -> int:
             "HERDER_CONFIG": os.devnull,
             "HERDER_REDIS_URL": "",
         }
-        command = [_HERDER, "evacuate", "s1:", "--to", "s2:", "--yes"]
+        command = [str(_HERDER), "evacuate", "s1:", "--to", "s2:", "--yes"]
         return subprocess.run(command, env=environment, check=False).returncode
 
 

@@ -75,7 +75,7 @@ def _delete(daemon: Daemon, instance: dict[str, Any]) -> None:
     if instance["status"] != "Stopped":
         with suppress(RefusedError):  # it may just have stopped; if not, the deletion says so
             api.call(daemon.socket, "PUT", f"{url}/state{project}", {"action": "stop", "force": True, "timeout": 10})
-    if instance["expanded_config"].get("security.protection.delete") == "true":
+    if (instance.get("expanded_config") or {}).get("security.protection.delete") == "true":
         api.call(daemon.socket, "PATCH", f"{url}{project}", {"config": {"security.protection.delete": "false"}})
     try:
         api.call(daemon.socket, "DELETE", f"{url}{project}")

@@ -1,0 +1,67 @@
+"""The lab, its servers cleaned before and after each test, and a user of herder."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance import world
+from tests.acceptance.story import Herder
+from tests.lab import STANDALONE, Lab, LabServer, host
+from tests.lab.lab import default_root
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    """s1 and s2 with btrfs, d1 with dir. It goes away with the session if the session brought it up."""
+    was_there = default_root().exists()
+    yield Lab.up(STANDALONE)
+    if not was_there:
+        Lab.load().down()
+
+
+@pytest.fixture
+def s1(lab: Lab) -> Iterator[LabServer]:
+    yield from _clean(lab.servers["s1"])
+
+
+@pytest.fixture
+def s2(lab: Lab) -> Iterator[LabServer]:
+    yield from _clean(lab.servers["s2"])
+
+
+@pytest.fixture
+def d1(lab: Lab) -> Iterator[LabServer]:
+    yield from _clean(lab.servers["d1"])
+
+
+def _clean(server: LabServer) -> Iterator[LabServer]:
+    world.strip(server)
+    yield server
+    server.thaw()
+    server.start()
+    world.strip(server)
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A short path, for the sockets in it. When it goes, nothing that was started in it runs any more."""
+    folder = Path(tempfile.mkdtemp(prefix="hs", dir="/tmp"))
+    yield folder
+    try:
+        host.wait_until(f"the end of what runs in {folder}", lambda: not _at_work_in(folder))
+    finally:
+        host.end_all(_at_work_in(folder))
+        shutil.rmtree(folder)
+
+
+def _at_work_in(folder: Path) -> list[host.Process]:
+    return [process for process in host.processes() if process.environment.get("HOME") == str(folder)]
+
+
+@pytest.fixture
+def herder(lab: Lab, home: Path) -> Herder:
+    """A user of the lab's servers with an embedded Redis."""
+    return Herder.of(lab, home)

@@ -1,0 +1,68 @@
+"""Fixtures for everybody: a real Redis, stores over a namespace of the test's own, and a clock that stands still."""
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from redis import Redis
+
+from common.store.connect import connect
+from common.store.events import EventStore
+from common.store.jobs import JobStore
+from common.store.keys import Keys
+from common.store.operations import OperationStore
+from tests.builders import Clock
+from tests.integration.redis_server import RedisServer
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock that a test moves by hand."""
+    return Clock()
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """A Redis for the whole run; if no server is found, the tests fail."""
+    server = RedisServer()
+    server.start()
+    yield server.url
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def shared_client(redis_url: str) -> "Redis":
+    """One client for the whole run, as every process of herder has it."""
+    return connect(redis_url)
+
+
+@pytest.fixture
+def keys() -> Keys:
+    """The keys of a namespace that no other test uses."""
+    return Keys(f"test-{uuid.uuid4().hex[:12]}")
+
+
+@pytest.fixture
+def redis_client(shared_client: "Redis", keys: Keys) -> Iterator["Redis"]:
+    """The client; what the test wrote is removed after it."""
+    yield shared_client
+    for found in shared_client.scan_iter(match=f"{keys.namespace}[:.]*", count=10_000):
+        shared_client.unlink(found)
+
+
+@pytest.fixture
+def store(redis_client: "Redis", keys: Keys) -> JobStore:
+    """Plans and jobs of the test's namespace."""
+    return JobStore(redis_client, keys)
+
+
+@pytest.fixture
+def operations(redis_client: "Redis", keys: Keys, store: JobStore) -> OperationStore:
+    """Operations of the test's namespace."""
+    return OperationStore(redis_client, keys, store)
+
+
+@pytest.fixture
+def events(redis_client: "Redis", keys: Keys) -> EventStore:
+    """Events of the test's namespace."""
+    return EventStore(redis_client, keys)

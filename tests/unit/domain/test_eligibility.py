@@ -1,0 +1,373 @@
+"""Eligibility: what stands in the way of a move, each finding by itself and all of them together."""
+
+from typing import Any
+
+import pytest
+
+from common.domain.eligibility import (
+    POOL_RESERVE,
+    REQUIRED_EXTENSIONS,
+    expanded_on_target,
+    findings,
+    inherits_root,
+    wanted_devices,
+    wanted_pool,
+    wanted_profiles,
+)
+from common.domain.fleet import Pool, Profile, Server
+from common.domain.instance import GUARD_DEVICE, Instance
+from common.domain.plan import Finding, Method, Mode, Move, Overrides, Policy, Retire
+from tests.builders import GIB, NIC, ROOT_DISK, a_move, a_retired_instance, a_server, a_server_info, an_instance
+
+CLAIMED = {"user.herder.job": "p9-1"}
+
+
+def all_findings(
+    instance: Instance | None = None,
+    *,
+    move: Move | None = None,
+    source: Server | None = None,
+    target: Server | None = None,
+    own_job: str = "",
+) -> tuple[Finding, ...]:
+    """The findings about ``web1`` on its way from ``s1`` to ``s2``, with what a test is about replaced."""
+    return findings(
+        instance or an_instance(),
+        move or a_move(),
+        source or a_server("s1"),
+        target or a_server("s2"),
+        own_job=own_job,
+    )
+
+
+def moved_with(**overrides: Any) -> Move:
+    """The move of ``web1`` with these overrides."""
+    return a_move(overrides=Overrides(**overrides))
+
+
+def moved_by(**policy: Any) -> Move:
+    """The move of ``web1`` under this policy."""
+    return a_move(policy=Policy(**policy))
+
+
+def test_nothing_stands_in_the_way_of_a_plain_move() -> None:
+    """The defaults of the builders are a move that is fine; so each test below shows what one change does."""
+    assert all_findings() == ()
+
+
+ONE_FINDING = [
+    (
+        "a target that does not trust us",
+        {"target": a_server("s2", info=a_server_info("s2", trusted=False))},
+        ("not_trusted", "s2 does not trust our certificate", "`herder remote add s2 ADDRESS`"),
+    ),
+    (
+        "a source that does not trust us",
+        {"source": a_server("s1", info=a_server_info("s1", trusted=False))},
+        ("not_trusted", "s1 does not trust our certificate", "herder remote add s1"),
+    ),
+    (
+        "an old target",
+        {"target": a_server("s2", info=a_server_info("s2", extensions=frozenset({"instances"})))},
+        ("extension", "s2 lacks the API extensions container_incremental_copy, projects", "upgrade it"),
+    ),
+    (
+        "two remotes for one server",
+        {"target": a_server("s2", info=a_server_info("s2", certificate="certificate of s1"))},
+        ("same_server", "s1 and s2 are the same server", "choose another target"),
+    ),
+    (
+        "an instance of another job",
+        {"instance": an_instance(config=CLAIMED)},
+        ("claimed", "it belongs to job p9-1", "`herder retry p9-1` or `herder cancel p9-1`"),
+    ),
+    (
+        "a source that was moved away",
+        {"instance": a_retired_instance(job="p9-1")},
+        ("retired", "job p9-1 has moved it away", "`lxc config device remove s1:web1 herder-guard`"),
+    ),
+    (
+        "a frozen instance",
+        {"instance": an_instance(status="Frozen")},
+        ("status", "its status is Frozen", "unfreeze, start or stop it first"),
+    ),
+    (
+        "a virtual machine",
+        {"instance": an_instance(type="virtual-machine")},
+        ("virtual_machine", "it is a virtual machine", "stop it and move it with `lxc move`"),
+    ),
+    (
+        "a running ephemeral instance",
+        {"instance": an_instance(ephemeral=True)},
+        ("ephemeral", "stopping it would delete the source", "make it non-ephemeral first"),
+    ),
+    (
+        "another transfer mode",
+        {"move": moved_by(mode=Mode.PUSH)},
+        ("mode", "mode push is not supported", "use pull"),
+    ),
+    (
+        "a warm move without snapshots",
+        {"move": moved_with(instance_only=True)},
+        ("instance_only", "a warm move needs its snapshots", "`method: cold`"),
+    ),
+    (
+        "a protected source that shall be deleted",
+        {
+            "instance": an_instance(config={"security.protection.delete": "true"}),
+            "move": moved_by(retire=Retire.DELETE),
+        },
+        ("protected", "security.protection.delete keeps the source", "`retire: stop`"),
+    ),
+    (
+        "a name that is taken on the target",
+        {"target": a_server("s2", an_instance("web1"))},
+        ("name_taken", "s2 has an instance web1 already", "rename or delete s2:web1"),
+    ),
+    (
+        "a retired source under the name on the target",
+        {"target": a_server("s2", a_retired_instance("web1", job="p9-1"))},
+        ("name_taken", "s2:web1 is the retired source of job p9-1", "`lxc delete s2:web1` if it is not needed"),
+    ),
+    (
+        "an architecture that the target cannot run",
+        {"instance": an_instance(architecture="aarch64")},
+        ("architecture", "s2 cannot run aarch64, only x86_64, i686", "another target"),
+    ),
+    (
+        "a profile that the target lacks",
+        {"instance": an_instance(profiles=("default", "ssd"))},
+        ("profile", "s2 has no profile ssd", "`lxc profile copy s1:ssd s2:`"),
+    ),
+    (
+        "a pool that the target lacks",
+        {"move": moved_with(storage="fast")},
+        ("pool", "s2 has no pool fast; it has default", "--storage"),
+    ),
+    (
+        "a target without any pool",
+        {"target": a_server("s2", pools={})},
+        ("pool", "s2 has no pool default; it has none", "--storage"),
+    ),
+    (
+        "a full pool",
+        {"target": a_server("s2", pools={"default": Pool(name="default", driver="dir", total=GIB, used=GIB)})},
+        ("space", "pool default of s2 has only 0 MiB free", "free or add space in pool default of s2"),
+    ),
+    (
+        "a network that the target lacks",
+        {"instance": an_instance(devices={"eth1": {"type": "nic", "network": "dmz"}})},
+        ("network", "device eth1 needs network dmz, which s2 does not have", "--device eth1,network=NAME"),
+    ),
+    (
+        "a bridge of the host that the target lacks",
+        {"instance": an_instance(devices={"eth1": {"type": "nic", "nictype": "bridged", "parent": "br7"}})},
+        ("network", "device eth1 needs network br7", "--device eth1,network=NAME"),
+    ),
+    (
+        "a directory of the source's host",
+        {"instance": an_instance(devices={"data": {"type": "disk", "source": "/srv", "path": "/data"}})},
+        ("host_path", "device data shares the path /srv", "--device data,type=none"),
+    ),
+    (
+        "a custom volume that the target lacks",
+        {
+            "instance": an_instance(
+                devices={"data": {"type": "disk", "pool": "default", "source": "v1", "path": "/data"}}
+            )
+        },
+        ("volume", "device data needs the custom volume default/v1", "lxc storage volume copy s1:default/v1"),
+    ),
+    (
+        "a device of the source's hardware",
+        {"instance": an_instance(devices={"card": {"type": "gpu"}})},
+        ("device", "device card (gpu) is bound to the source's hardware", "--device card,type=none"),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("world", "expected"), [case[1:] for case in ONE_FINDING], ids=[case[0] for case in ONE_FINDING]
+)
+def test_one_obstacle_is_one_finding(world: dict[str, Any], expected: tuple[str, str, str]) -> None:
+    """It is a refusal with a code, a message that names what is in the way, and a hint that says what to do."""
+    code, message, hint = expected
+    (finding,) = all_findings(**world)
+    assert finding.code == code
+    assert message in finding.message
+    assert hint in finding.hint
+    assert finding.is_refusal
+
+
+def test_a_project_that_the_target_lacks_is_found() -> None:
+    """The hint is the command that creates it."""
+    found = all_findings(move=a_move(target_project="shop"))
+    first = found[0]
+    assert (first.code, first.message) == ("project", "s2 has no project shop")
+    assert first.hint == "`lxc project create s2:shop`"
+
+
+FINE = [
+    (
+        "a retired source that a person has brought back to life",
+        {"instance": a_retired_instance(devices={}, status="Running")},
+    ),
+    ("a stopped instance", {"instance": an_instance(status="Stopped")}),
+    ("a stopped ephemeral instance", {"instance": an_instance(status="Stopped", ephemeral=True)}),
+    (
+        "a cold move of the instance alone",
+        {"move": a_move(method=Method.COLD, overrides=Overrides(instance_only=True))},
+    ),
+    (
+        "a protected source that is kept",
+        {"instance": an_instance(config={"security.protection.delete": "true"})},
+    ),
+    (
+        "an instance of the same name in another project of the target",
+        {"target": a_server("s2", an_instance("web1", project="shop"))},
+    ),
+    (
+        "a pool whose server does not tell its size",
+        {"target": a_server("s2", pools={"default": Pool(name="default", driver="ceph")})},
+    ),
+    (
+        "a pool with just the reserve left",
+        {
+            "target": a_server(
+                "s2", pools={"default": Pool(name="default", driver="dir", total=GIB, used=GIB - POOL_RESERVE)}
+            )
+        },
+    ),
+    (
+        "a masked device of the source's hardware",
+        {
+            "instance": an_instance(devices={"card": {"type": "gpu"}}),
+            "move": moved_with(devices={"card": {"type": "none"}}),
+        },
+    ),
+    (
+        "a NIC that is given another network",
+        {
+            "instance": an_instance(devices={"eth1": {"type": "nic", "network": "dmz"}}),
+            "move": moved_with(devices={"eth1": {"network": "lxdbr0"}}),
+        },
+    ),
+    (
+        "a custom volume that the target has",
+        {
+            "instance": an_instance(
+                devices={"data": {"type": "disk", "pool": "default", "source": "v1", "path": "/data"}}
+            ),
+            "target": a_server("s2", volumes=frozenset({("default", "default", "v1")})),
+        },
+    ),
+    ("a proxy device", {"instance": an_instance(devices={"web": {"type": "proxy", "listen": "tcp:0.0.0.0:80"}})}),
+    (
+        "a missing profile that is left out",
+        {"instance": an_instance(profiles=("default", "ssd")), "move": moved_with(profiles=("default",))},
+    ),
+]
+
+
+@pytest.mark.parametrize("world", [case[1] for case in FINE], ids=[case[0] for case in FINE])
+def test_no_obstacle_is_no_finding(world: dict[str, Any]) -> None:
+    """What looks like an obstacle and is none must not keep an instance from moving."""
+    assert all_findings(**world) == ()
+
+
+def test_everything_is_found_at_once() -> None:
+    """Nobody shall mend one thing only to learn of the next."""
+    instance = an_instance(
+        status="Frozen",
+        architecture="aarch64",
+        profiles=("default", "ssd"),
+        devices={"card": {"type": "gpu"}, "eth1": {"type": "nic", "network": "dmz"}},
+    )
+    target = a_server(
+        "s2", an_instance("web1"), info=a_server_info("s2", extensions=REQUIRED_EXTENSIONS - {"projects"})
+    )
+    found = all_findings(instance, target=target, move=moved_with(storage="fast"))
+    codes = {"extension", "status", "name_taken", "architecture", "profile", "pool", "device", "network"}
+    assert {finding.code for finding in found} == codes
+    assert len(found) == len(codes)
+
+
+def test_a_job_does_not_stand_in_its_own_way() -> None:
+    """Preflight runs again after a crash: the source is marked by then, and the copy may be on the target."""
+    ours = an_instance(config={"user.herder.job": "p1-1"})
+    target = a_server("s2", an_instance("web1", config={"user.herder.job": "p1-1"}))
+    assert all_findings(ours, target=target, own_job="p1-1") == ()
+    codes = {finding.code for finding in all_findings(ours, target=target, own_job="p2-1")}
+    assert codes == {"claimed", "name_taken"}
+
+
+def test_the_pool_is_the_option_then_the_overridden_root_then_that_of_the_source() -> None:
+    """As `lxc move --storage` and `--device root,pool=` have it."""
+    root = {"root": {"type": "disk", "path": "/", "pool": "other"}}
+    assert wanted_pool(an_instance(), a_move()) == "default"
+    assert wanted_pool(an_instance(), moved_with(devices=root)) == "other"
+    assert wanted_pool(an_instance(), moved_with(devices=root, storage="fast")) == "fast"
+
+
+def test_profiles_are_those_of_the_source_unless_others_are_named() -> None:
+    """No profile at all can be asked for too."""
+    assert wanted_profiles(an_instance(profiles=("a", "b")), a_move()) == ("a", "b")
+    assert wanted_profiles(an_instance(), moved_with(profiles=("c",))) == ("c",)
+    assert wanted_profiles(an_instance(), moved_with(profiles=())) == ()
+
+
+def test_the_copy_always_has_a_root_disk_of_its_own() -> None:
+    """Without one a server silently takes the pool of a profile."""
+    assert wanted_devices(an_instance(), moved_with(storage="fast"))["root"] == {**ROOT_DISK, "pool": "fast"}
+
+
+def test_a_root_disk_keeps_its_name_and_its_size() -> None:
+    """Also if it is a local device of another name."""
+    disk = {"type": "disk", "path": "/", "pool": "default", "size": "20GiB"}
+    instance = an_instance(devices={"rootfs": disk}, expanded_devices={"rootfs": disk})
+    assert wanted_devices(instance, moved_with(storage="fast")) == {"rootfs": {**disk, "pool": "fast"}}
+
+
+def test_an_override_changes_single_keys_of_a_device_of_a_profile() -> None:
+    """The rest of the device is that of the profile, which becomes local on the copy."""
+    devices = wanted_devices(an_instance(), moved_with(devices={"eth0": {"network": "br1"}}))
+    assert devices["eth0"] == {**NIC, "network": "br1"}
+
+
+def test_a_mask_is_nothing_but_its_type() -> None:
+    """LXD refuses every other key in a device of type none."""
+    assert wanted_devices(an_instance(), moved_with(devices={"eth0": {"type": "none"}}))["eth0"] == {"type": "none"}
+
+
+def test_the_guard_is_not_copied_from_the_source() -> None:
+    """It is ours: the copy gets its own."""
+    guarded = an_instance(devices={GUARD_DEVICE: {"type": "unix-char", "source": "/dev/herder-guard"}})
+    assert GUARD_DEVICE not in wanted_devices(guarded, a_move())
+
+
+def test_devices_of_the_targets_profiles_count() -> None:
+    """A profile of the same name may have another network there."""
+    profiles = {"default": Profile(name="default", devices={"eth9": {"type": "nic", "network": "dmz"}})}
+    assert "eth9" in expanded_on_target(an_instance(), a_move(), profiles)
+    target = a_server("s2", profiles={"default": profiles})
+    assert [finding.code for finding in all_findings(target=target)] == ["network"]
+
+
+def test_a_root_disk_is_inherited_if_the_targets_profile_has_it_in_the_wanted_pool() -> None:
+    """Then the copy's devices are those of the source: a later change of the profile counts for it as before."""
+    profiles = {"default": Profile(name="default", devices={"root": ROOT_DISK})}
+    elsewhere = {"default": Profile(name="default", devices={"root": {**ROOT_DISK, "pool": "slow"}})}
+    assert inherits_root(an_instance(), a_move(), profiles)
+    assert not inherits_root(an_instance(), a_move(), elsewhere)
+    assert not inherits_root(an_instance(), a_move(), {})
+    assert not inherits_root(an_instance(), moved_with(storage="fast"), profiles)
+    assert not inherits_root(an_instance(devices={"root": ROOT_DISK}), a_move(), profiles)
+    assert wanted_devices(an_instance(), a_move(), root_from_profile=True) == {}
+
+
+def test_a_root_disk_that_an_override_changes_is_not_inherited() -> None:
+    """`--device root,size=10GiB` makes it a local device, and that must name the wanted pool."""
+    fast = {"default": Profile(name="default", devices={"root": {**ROOT_DISK, "pool": "fast"}})}
+    move = moved_with(storage="fast", devices={"root": {"size": "10GiB"}})
+    devices = wanted_devices(an_instance(), move, root_from_profile=inherits_root(an_instance(), move, fast))
+    assert devices["root"] == {**ROOT_DISK, "pool": "fast", "size": "10GiB"}

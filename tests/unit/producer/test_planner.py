@@ -1,0 +1,212 @@
+"""The planner: from a request and a fleet to a plan, and what has changed since."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from common.domain.errors import InputError
+from common.domain.fleet import Server
+from common.domain.instance import Instance
+from common.domain.plan import Method, Plan, Policy, Request, Selection
+from producer.planner import drift, make_plan, select
+from tests.builders import NOW, a_fleet, a_request, a_retired_instance, a_server, a_server_info, an_instance
+
+
+def plan_of(request: Request, *instances: Instance) -> Plan:
+    """The plan for these instances on ``s1``."""
+    return make_plan(request, a_fleet(a_server("s1", *instances), a_server("s2")), plan_id="p1")
+
+
+def selected(*instances: Instance, **selection: Any) -> list[str]:
+    """The names of those of ``s1`` that the selection means."""
+    return [i.name for i in select(a_server("s1", *instances), Selection(source="s1", **selection))]
+
+
+def with_priority(name: str, priority: str) -> Instance:
+    """An instance whose profile sets boot.stop.priority."""
+    return an_instance(name, expanded_config={"boot.stop.priority": priority})
+
+
+def test_a_plan_says_who_goes_where_and_when_it_was_made() -> None:
+    """Its time is the moment at which the servers were seen."""
+    plan = plan_of(a_request(), an_instance("web1"))
+    (move,) = plan.moves
+    assert (plan.id, plan.name, plan.created_at) == ("p1", "empty s1", NOW)
+    assert (move.instance, move.source, move.target, move.name) == ("web1", "s1", "s2", "web1")
+    assert move.identity == "uuid-of-web1"
+    assert plan.fingerprint
+
+
+def test_an_empty_server_gives_an_empty_plan() -> None:
+    """To have nothing to do is no error."""
+    plan = plan_of(a_request())
+    assert (plan.moves, plan.refusals) == ((), ())
+
+
+def test_instances_go_in_the_order_in_which_they_shall_stop() -> None:
+    """By boot.stop.priority, highest first, as a shutdown of the host does it; then by name."""
+    instances = (
+        an_instance("b"),
+        an_instance("a"),
+        with_priority("first", "10"),
+        with_priority("last", "-5"),
+        with_priority("second", "2"),
+        with_priority("odd", "soon"),
+    )
+    assert selected(*instances) == ["first", "second", "a", "b", "odd", "last"]
+
+
+def test_only_the_selected_project_is_meant() -> None:
+    """Instances of the same name elsewhere stay."""
+    here, there = an_instance("web1"), an_instance("web1", project="shop")
+    source = a_server("s1", here, there, projects=("default", "shop"))
+    assert select(source, Selection(source="s1", project="shop")) == (there,)
+
+
+@pytest.mark.parametrize(
+    ("match", "chosen"),
+    [
+        ({"user.tier": "web"}, ["web1"]),
+        ({"user.tier": "w*"}, ["web1", "worker1"]),
+        ({"user.tier": "*"}, ["db1", "plain", "web1", "worker1"]),
+        ({"user.tier": "?*"}, ["db1", "web1", "worker1"]),
+        ({"user.tier": "w*", "user.zone": "b"}, ["worker1"]),
+        ({"user.tier": "W*"}, []),
+    ],
+)
+def test_instances_are_matched_by_patterns_on_their_config(match: dict[str, str], chosen: list[str]) -> None:
+    """All patterns must match; case counts; an absent key is empty, so ``*`` means all."""
+    fleet = (
+        an_instance("web1", expanded_config={"user.tier": "web", "user.zone": "a"}),
+        an_instance("worker1", expanded_config={"user.tier": "worker", "user.zone": "b"}),
+        an_instance("db1", expanded_config={"user.tier": "db"}),
+        an_instance("plain"),
+    )
+    assert selected(*fleet, match=match) == chosen
+
+
+def test_what_an_earlier_plan_has_moved_away_is_left_out() -> None:
+    """An evacuation that is repeated finds nothing to do, instead of refusing every retired source."""
+    plan = plan_of(a_request(), a_retired_instance("web1"), an_instance("web2"))
+    assert [move.instance for move in plan.moves] == ["web2"]
+    assert plan.refusals == ()
+
+
+def test_a_retired_source_that_was_brought_back_to_life_moves_again() -> None:
+    """Without the guard it is an instance like any other."""
+    revived = a_retired_instance("web1", devices={}, status="Running")
+    assert [move.instance for move in plan_of(a_request(), revived).moves] == ["web1"]
+
+
+def test_a_retired_source_that_is_named_is_refused() -> None:
+    """Who names it must learn why it stays."""
+    (refusal,) = plan_of(a_request("web1"), a_retired_instance("web1")).refusals
+    assert [finding.code for finding in refusal.findings] == ["retired"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "decided"),
+    [
+        (None, "Running", Method.WARM),
+        (None, "Stopped", Method.COLD),
+        (Method.COLD, "Running", Method.COLD),
+        (Method.WARM, "Running", Method.WARM),
+        (Method.WARM, "Stopped", Method.COLD),
+    ],
+)
+def test_the_method_is_the_wanted_one_unless_there_is_nothing_to_keep_running(
+    asked: Method | None, status: str, decided: Method
+) -> None:
+    """Warm for what runs, cold for what is stopped, if nothing is asked for."""
+    (move,) = plan_of(a_request(policy=Policy(method=asked)), an_instance(status=status)).moves
+    assert move.method is decided
+
+
+def test_a_move_can_get_another_name_and_another_project() -> None:
+    """Both are written into the move."""
+    source = a_server("s1", an_instance("web1"))
+    target = a_server("s2", projects=("default", "shop"), profiles={"shop": a_server().profiles["default"]})
+    target = replace(target, networks={"shop": frozenset({"lxdbr0"})})
+    request = a_request("web1", rename="web2", target_project="shop")
+    (move,) = make_plan(request, a_fleet(source, target), plan_id="p1").moves
+    assert (move.name, move.project, move.target_project) == ("web2", "default", "shop")
+
+
+@pytest.mark.parametrize("names", [(), ("web1", "web2")], ids=["all of two", "two named"])
+def test_a_new_name_needs_exactly_one_instance(names: tuple[str, ...]) -> None:
+    """The message says how many were selected."""
+    with pytest.raises(InputError, match="a new name needs exactly one instance; 2 are selected"):
+        plan_of(a_request(*names, rename="x"), an_instance("web1"), an_instance("web2"))
+
+
+def test_a_new_name_for_nothing_is_refused_too() -> None:
+    """The selection is empty, so there is nothing to rename."""
+    with pytest.raises(InputError, match="exactly one instance; 0 are selected"):
+        plan_of(a_request(rename="x"))
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        (a_request("web1", "web9", "web7"), "no instance web7, web9 on s1 (project default)"),
+        (a_request(targets=()), "no target given"),
+        (a_request(targets=("s2", "s1")), "s1 is the source and a target at once"),
+        (a_request(select=Selection(source="s1", project="shop")), "s1 has no project shop"),
+    ],
+    ids=["unknown instances", "no target", "source as target", "unknown project"],
+)
+def test_what_cannot_be_meant_is_one_clear_error(request_: Request, words: str) -> None:
+    """It names what is wrong; nothing has been decided."""
+    with pytest.raises(InputError) as raised:
+        plan_of(request_, an_instance("web1"))
+    assert words in raised.value.message
+
+
+def test_refused_instances_do_not_keep_the_others_from_moving() -> None:
+    """They are in the plan, with what to do about them."""
+    plan = plan_of(a_request(), an_instance("vm1", type="virtual-machine"), an_instance("web1"))
+    assert [move.instance for move in plan.moves] == ["web1"]
+    assert [(refusal.instance, refusal.findings[0].code) for refusal in plan.refusals] == [("vm1", "virtual_machine")]
+
+
+def test_the_same_request_gives_the_same_plan() -> None:
+    """Planning is pure: nothing but its arguments counts."""
+    instances = [an_instance(f"c{n}") for n in range(5)]
+    fleet = a_fleet(a_server("s1", *instances), a_server("s2"), a_server("s3"))
+    request = a_request(targets=("s2", "s3"))
+    assert make_plan(request, fleet, plan_id="p1") == make_plan(request, fleet, plan_id="p1")
+
+
+def drift_with(*now_on_source: Instance) -> list[str]:
+    """What has changed if these are the instances now, after ``web1`` and ``db1`` were planned."""
+    plan = plan_of(a_request(), an_instance("web1"), an_instance("db1"))
+    return drift(plan, a_fleet(a_server("s1", *now_on_source), a_server("s2")))
+
+
+def test_an_unchanged_fleet_has_not_drifted() -> None:
+    """Neither has one with more instances than were planned for."""
+    assert drift_with(an_instance("web1"), an_instance("db1")) == []
+    assert drift_with(an_instance("web1"), an_instance("db1"), an_instance("new")) == []
+
+
+@pytest.mark.parametrize(
+    ("web1", "said"),
+    [
+        (None, "s1:web1 is gone"),
+        (an_instance("web1", config={"volatile.uuid": "another"}), "s1:web1 was made anew"),
+        (an_instance("web1", status="Stopped"), "the instances on s1 are not as they were at 2025-06-01 01:00 UTC"),
+        (an_instance("web1", profiles=("x",)), "the instances on s1 are not as they were"),
+    ],
+    ids=["gone", "made anew", "stopped", "other profiles"],
+)
+def test_drift_is_told_in_words(web1: Instance | None, said: str) -> None:
+    """As exactly as it is known."""
+    present = [an_instance("db1"), *([web1] if web1 else [])]
+    assert any(said in line for line in drift_with(*present))
+
+
+def test_an_untrusted_source_is_not_asked_for_its_projects() -> None:
+    """It tells nothing before it trusts us; the refusal says that."""
+    source = Server(remote="s1", info=a_server_info("s1", trusted=False), projects=())
+    assert select(source, Selection(source="s1")) == ()
