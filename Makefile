@@ -39,7 +39,7 @@ acceptance: setup ## Tests with real LXD servers
 	$(BIN)/pytest tests/lab tests/acceptance tests/bench
 
 test: check ## Everything that must hold: check, unit, integration, acceptance
-	$(BIN)/pytest tests
+	$(BIN)/pytest tests/docs tests/unit tests/integration tests/lab tests/acceptance tests/bench
 
 lab: setup ## Bring real LXD servers up: s1, s2, d1 and the cluster c1 to c3
 	$(BIN)/python -m tests.lab up

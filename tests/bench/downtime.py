@@ -1,8 +1,9 @@
 """`python -m tests.bench.downtime`: how long one large running container is down while it moves from s1 to s2.
 
-Side by side and by turns, each time with a new container: `herder move`, and `lxc stop`, `lxc move`, `lxc start`. The
-last line of the output is JSON, for programs. Run from the root of the checkout, as root; every other instance on
-these servers of the lab is deleted.
+Side by side and by turns, each time with a new container: `herder move`, and `lxc stop`, `lxc move`, `lxc start`.
+Before it moves, each is stopped and started where it is: that is the shortest that a move could be. The last line of
+the output is JSON, for programs. Run from the root of the checkout, as root; every other instance on these servers of
+the lab is deleted.
 """
 
 import argparse
@@ -29,6 +30,7 @@ class Round:
     downtime: float
     lost_lines: int
     trip: ways.Trip
+    in_place: float  # how long a mere stop and start on the source keeps it down
 
     @property
     def reported(self) -> float | None:
@@ -73,12 +75,13 @@ def _round(lab: Lab, number: int, way: str, move: Callable[[str], dict[str, Any]
     _clear(lab)
     try:
         with instances.running(s1, [name], mebibytes=mebibytes, interval_s=INTERVAL_S) as moving:
+            in_place = instances.restart_in_place(s1, moving[0])
             machine.come_to_rest([s1, s2])
             trip = ways.timed(lambda: move(name))
             (outage,) = instances.examine(moving, s1, [s2])
     finally:
         _clear(lab)
-    done = Round(way, outage.seconds, outage.lost_lines, trip)
+    done = Round(way, outage.seconds, outage.lost_lines, trip, in_place)
     reported = "-" if done.reported is None else f"{done.reported:.2f}"
     print(f"{number:>5}  {way:<10}{done.downtime:>9.2f}{reported:>10}{trip.seconds:>8.1f}{trip.cpu:>6.0%}", flush=True)
     return done
@@ -96,6 +99,9 @@ def _conclude(rounds: list[Round]) -> None:
     reported = p50([each.reported for each in rounds if each.reported is not None])
     print(f"median  {HERDER:<10}{medians[HERDER]:>8.2f}  (reported by herder itself: {reported:.2f})")
     print(f"median  {LXC:<10}{medians[LXC]:>8.2f}")
+    in_place = p50([each.in_place for each in rounds])
+    print(f"median  stop, start in place {in_place:.2f}: no move is shorter, so the ratio cannot exceed")
+    print(f"        {medians[LXC] / in_place:.2f} here")
     lost = sum(each.lost_lines for each in rounds)
     print(f"lines of the writers that were lost: {lost}\n")
     result = {
@@ -103,6 +109,8 @@ def _conclude(rounds: list[Round]) -> None:
         "herder_s": medians[HERDER],
         "herder_reported_s": reported,
         "lxc_move_s": medians[LXC],
+        "stop_start_s": in_place,
+        "ratio_ceiling": round(medians[LXC] / in_place, 2),
         "rounds": len(rounds) // 2,
         "lost_lines": lost,
     }

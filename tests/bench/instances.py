@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import BinaryIO
 
 from tests.bench.errors import BenchError
@@ -58,6 +59,17 @@ def _checksum(server: LabServer, name: str) -> str:
     # Not from the output of `lxc exec`: LXD 5.0.2 loses it about once in 600 times, without a word.
     server.lxc("exec", name, "--", "sh", "-c", f"md5sum {DATA_PATH} >{CHECKSUM_PATH}")
     return server.lxc("file", "pull", f"{name}{CHECKSUM_PATH}", "-").split()[0]
+
+
+def restart_in_place(server: LabServer, instance: Measured) -> float:
+    """Seconds without a line of the writer when LXD only stops and starts it: no move can be shorter than that."""
+    before = read_log(instance.last_words())[-1].number
+    server.query("PUT", f"/1.0/instances/{instance.name}/state", {"action": "stop", "timeout": 30})
+    server.query("PUT", f"/1.0/instances/{instance.name}/state", {"action": "start", "timeout": -1})
+    host.wait_until(
+        f"a line of the writer in {instance.name}", lambda: read_log(instance.last_words())[-1].number > before + 10
+    )
+    return max(after.at - line.at for line, after in pairwise(read_log(instance.last_words())))
 
 
 def _log(server: LabServer, name: str) -> bytes:

@@ -24,8 +24,8 @@ from tests.integration.stage import STEP_NAMES
 from workers.__main__ import main
 from workers.steps.context import Context
 
-LEASE = timedelta(milliseconds=600)
-VISIBILITY_MS = "700"
+LEASE = timedelta(seconds=1)
+VISIBILITY_MS = "1000"
 STEP_SECONDS = 0.02
 
 
