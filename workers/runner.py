@@ -46,7 +46,7 @@ _RETRY_SCHEDULE = tenacity.wait_exponential_jitter(initial=1, max=30, jitter=1)
 
 
 def retry_delay(attempts: int) -> timedelta:
-    """How long to wait after the given number of failed attempts of a step: exponential with jitter, at most 31 s."""
+    """How long to wait after the given number of failed attempts of a step: exponential with jitter, at most 30 s."""
     state = tenacity.RetryCallState(retry_object=None, fn=None, args=(), kwargs={})  # type: ignore[arg-type]
     state.attempt_number = attempts + 1
     return timedelta(seconds=_RETRY_SCHEDULE(state))

@@ -40,6 +40,11 @@ def _about_servers(source: Server, target: Server) -> Iterator[Finding]:
                 f"{server.remote} does not trust our certificate",
                 f"`herder remote add {server.remote} ADDRESS` with a token made on it",
             )
+        if server.info.clustered or server.info.product not in ("lxd", ""):
+            what = "a cluster" if server.info.clustered else server.info.product
+            yield _refuse(
+                "server_kind", f"{server.remote} is {what}; only standalone LXD servers are supported", "another server"
+            )
         missing = sorted(REQUIRED_EXTENSIONS - server.info.extensions)
         if missing:
             yield _refuse("extension", f"{server.remote} lacks the API extensions {', '.join(missing)}", "upgrade it")

@@ -81,7 +81,7 @@ def ask(question: str) -> None:
     """Leave unless the person at the terminal agrees. Raises InputError if there is none."""
     if not sys.stdin.isatty():
         raise InputError("there is nobody to ask", hint="give --yes")
-    if not typer.confirm(question):
+    if not typer.confirm(question, err=True):
         raise typer.Exit(exits.OK)
 
 

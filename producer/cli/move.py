@@ -14,10 +14,16 @@ from producer.session import load_remotes
 
 @reports_errors
 def move(
-    instance: Annotated[str, typer.Argument(metavar="[SOURCE:]INSTANCE")],
+    instance: Annotated[
+        str, typer.Argument(metavar="[SOURCE:]INSTANCE", help="The default remote's if SOURCE is left out.")
+    ],
     target: Annotated[str, typer.Argument(metavar="TARGET:[NAME]", help="The same name if left out.")],
-    config: Annotated[list[str] | None, typer.Option("--config", "-c", metavar="KEY=VALUE")] = None,
-    device: Annotated[list[str] | None, typer.Option("--device", "-d", metavar="DEVICE,KEY=VALUE")] = None,
+    config: Annotated[
+        list[str] | None, typer.Option("--config", "-c", metavar="KEY=VALUE", help="Set on the target.")
+    ] = None,
+    device: Annotated[
+        list[str] | None, typer.Option("--device", "-d", metavar="DEVICE,KEY=VALUE", help="Set on the target.")
+    ] = None,
     profile: Annotated[list[str] | None, typer.Option("--profile", "-p", help="Profile on the target.")] = None,
     no_profiles: Annotated[bool, typer.Option("--no-profiles", help="No profile on the target.")] = False,
     storage: Annotated[str, typer.Option("--storage", "-s", help="Pool on the target.")] = "",

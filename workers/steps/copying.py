@@ -151,6 +151,7 @@ def _begin(ctx: Context, kind: str) -> Outcome:
         allow_inconsistent=inconsistent,
     )
     try:
+        ctx.confirm_fence()
         receiving = ctx.target.receive(
             receive_body(
                 instance,

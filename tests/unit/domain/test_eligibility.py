@@ -150,6 +150,11 @@ ONE_FINDING = [
         ("pool", "s2 has no pool default; it has none", "--storage"),
     ),
     (
+        "a target that is a cluster",
+        {"target": a_server("s2", info=a_server_info("s2", clustered=True))},
+        ("server_kind", "s2 is a cluster; only standalone LXD servers are supported", "another server"),
+    ),
+    (
         "a full pool",
         {"target": a_server("s2", pools={"default": Pool(name="default", driver="dir", total=GIB, used=GIB)})},
         ("space", "pool default of s2 has only 0 MiB free", "free or add space in pool default of s2"),
