@@ -7,11 +7,44 @@ from pathlib import Path
 from typing import Any
 
 from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPSConnection
+from urllib3.connectionpool import HTTPSConnectionPool
 
 from common.domain.errors import InputError
 from common.lxd import faults
 
 DEFAULT_PORT = 8443
+
+
+class OneWriteConnection(HTTPSConnection):
+    """Sends headers and body together.
+
+    LXD compares ``If-Match`` when it has the headers and reads the body afterwards. A process that is stopped between
+    the two could otherwise complete an old write long after somebody else has changed the instance.
+    """
+
+    _held: list[bytes] | None = None
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        """Called by urllib3 for each request."""
+        self._held = []
+        try:
+            super().request(*args, **kwargs)
+            together = b"".join(self._held)
+        finally:
+            self._held = None
+        super().send(together)
+
+    def send(self, data: Any) -> None:
+        """Called by http.client for the headers, then for the body."""
+        if self._held is None:
+            super().send(data)
+        else:
+            self._held.append(data)
+
+
+class _OneWritePool(HTTPSConnectionPool):
+    ConnectionCls = OneWriteConnection
 
 
 class PinnedAdapter(HTTPAdapter):
@@ -28,6 +61,7 @@ class PinnedAdapter(HTTPAdapter):
         if self._pin:
             kwargs |= {"assert_fingerprint": self._pin, "assert_hostname": False}
         super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = {"https": _OneWritePool}
 
 
 def fingerprint(pem: str) -> str:

@@ -251,12 +251,13 @@ def test_a_configured_redis_is_used_and_left_alone(redis_url: str, directory: Pa
 def test_workers_run_as_long_as_the_command_and_are_started_again(settings: Settings) -> None:
     """They are its processes; one that dies is replaced."""
     with command(settings, workers=1).running() as running:
-        eventually(lambda: len(client(settings).client_list()) > 3)
+        store = JobStore(connect(running.url), Keys())
+        eventually(store.alive_workers)
         first = running._workers[0]
         first.kill()
         eventually(lambda: running._workers and running._workers[0].pid != first.pid)
         second = running._workers[0]
-        eventually(lambda: len(client(settings).client_list()) > 3)
+        eventually(lambda: len(store.alive_workers()) > 1)
         assert second.poll() is None
     assert second.poll() == 0, "it was told to stop, and did so in order"
     assert not answers(settings)

@@ -8,8 +8,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import dramatiq
 import pytest
 
+import workers.__main__
+from common.config import Settings
 from common.domain.itinerary import WARM
 from common.domain.job import Job, State
 from common.domain.plan import Limits
@@ -165,6 +168,32 @@ def test_an_orderly_stop_leaves_with_zero_and_loses_nothing(crew: Crew) -> None:
     crew.start()
     crew.until(lambda: crew.done() == JOBS)
     assert all_steps_once(crew)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_is_heard_from_the_first_job_on(
+    redis_url: str, keys: Keys, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: signal.Signals
+) -> None:
+    """Once a worker may hold jobs, no signal kills it between two lines; they would wait for its lease."""
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+    seen: list[object] = []
+
+    class Started(Exception):
+        pass
+
+    def start(_: dramatiq.Worker) -> None:
+        seen.append(signal.getsignal(number))
+        raise Started
+
+    monkeypatch.setattr(dramatiq.Worker, "start", start)
+    monkeypatch.setenv("LXD_CONF", str(tmp_path))
+    try:
+        with pytest.raises(Started):
+            workers.__main__._serve(Settings(redis_url=redis_url, namespace=keys.namespace), with_parent=False)
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    assert seen != [before[number]]
 
 
 def test_a_worker_of_a_command_ends_with_it(crew: Crew) -> None:
