@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -80,9 +81,19 @@ def _delete(daemon: Daemon, instance: dict[str, Any]) -> None:
     try:
         api.call(daemon.socket, "DELETE", f"{url}{project}")
     except RefusedError:
+        if _is_gone(daemon, f"{url}{project}"):  # its own server was just removing what a broken transfer had left
+            return
         in_project = "" if instance["project"] == "default" else f"{instance['project']}_"
         _mend(daemon, in_project + instance["name"])
         api.call(daemon.socket, "DELETE", f"{url}{project}")
+
+
+def _is_gone(daemon: Daemon, url: str) -> bool:
+    try:
+        api.call(daemon.socket, "GET", url)
+    except RefusedError as error:
+        return error.status == HTTPStatus.NOT_FOUND
+    return False
 
 
 def _mend(daemon: Daemon, volume: str) -> None:

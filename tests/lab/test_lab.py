@@ -155,7 +155,8 @@ def test_a_frozen_daemon_is_silent_until_it_thaws(lab: Lab) -> None:
     server = lab.servers["s2"]
     server.freeze()
     try:
-        assert "State:\tT" in Path(f"/proc/{server.pid}/status").read_text()
+        state = Path(f"/proc/{server.pid}/status")
+        host.wait_until("the daemon to stand still", lambda: "State:\tT" in state.read_text())
         with pytest.raises(LabError):
             server.query("GET", "/1.0", seconds=0.2)
     finally:
