@@ -47,6 +47,7 @@ def _parse() -> argparse.Namespace:
 
 
 def _serve(settings: Settings, *, with_parent: bool) -> int:
+    asked_to_stop = _listen_for_signals()
     parent = os.getppid() if with_parent else None
     keys = Keys(settings.namespace)
     jobs = JobStore(connect(settings.redis_url), keys)
@@ -61,17 +62,18 @@ def _serve(settings: Settings, *, with_parent: bool) -> int:
     name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
     keeper = Keeper(broker, worker, jobs, runner.held, Listeners(operations, servers, name), parent)
     threading.Thread(target=keeper.run, name="keeper", daemon=True).start()
-    _wait_for_signal()
+    asked_to_stop.wait()
     keeper.stopping.set()
     worker.stop(timeout=10_000)
     return 0
 
 
-def _wait_for_signal() -> None:
+def _listen_for_signals() -> threading.Event:
+    """Before the first thread starts: from the first job on, a stop must give it back in order."""
     asked = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: asked.set())
-    asked.wait()
+    return asked
 
 
 if __name__ == "__main__":
