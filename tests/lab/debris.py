@@ -10,6 +10,7 @@ LXD does not clean up after a killed daemon (seen with 5.0.2):
 The lab is root on the host, so it can take all of that away.
 """
 
+import os
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -121,12 +122,21 @@ def _sweep(daemon: Daemon) -> None:
 def _remove(path: Path, *, may_have_subvolumes: bool) -> None:
     if may_have_subvolumes:
         for subvolume in sorted(_subvolumes(path), reverse=True):  # what is inside another comes first
-            host.run("btrfs", "subvolume", "delete", str(subvolume))
+            host.run("btrfs", "subvolume", "delete", str(subvolume), check=False)  # LXD may have been quicker
     host.run("rm", "--recursive", "--force", "--one-file-system", str(path))
 
 
 def _subvolumes(path: Path) -> list[Path]:
-    return [place for place in (path, *path.rglob("*")) if place.lstat().st_ino == SUBVOLUME]
+    """Those at and below a path, as far as LXD is not removing them at this moment."""
+    below = [Path(folder) / name for folder, names, _ in os.walk(path) for name in names]
+    return [place for place in (path, *below) if _inode(place) == SUBVOLUME]
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.lstat().st_ino
+    except FileNotFoundError:
+        return None
 
 
 def _pool(daemon: Daemon) -> Path:
