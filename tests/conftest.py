@@ -1,4 +1,4 @@
-"""Fixtures for everybody: a real Redis, stores over a namespace of the test's own, and a clock that stands still."""
+"""Fixtures for everybody: the lab, a real Redis, stores over a namespace of the test's own, a clock that stands still."""
 
 import uuid
 from collections.abc import Iterator
@@ -13,6 +13,17 @@ from common.store.keys import Keys
 from common.store.operations import OperationStore
 from tests.builders import Clock
 from tests.integration.redis_server import RedisServer
+from tests.lab import Lab
+from tests.lab.lab import default_root
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    """All servers of the lab, running. It goes away with the run if the run brought it up."""
+    was_there = default_root().exists()
+    yield Lab.up()
+    if not was_there:
+        Lab.load().down()
 
 
 @pytest.fixture

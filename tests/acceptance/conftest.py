@@ -9,17 +9,7 @@ import pytest
 
 from tests.acceptance import world
 from tests.acceptance.story import Herder
-from tests.lab import STANDALONE, Lab, LabServer, host
-from tests.lab.lab import default_root
-
-
-@pytest.fixture(scope="session")
-def lab() -> Iterator[Lab]:
-    """s1 and s2 with btrfs, d1 with dir. It goes away with the session if the session brought it up."""
-    was_there = default_root().exists()
-    yield Lab.up(STANDALONE)
-    if not was_there:
-        Lab.load().down()
+from tests.lab import Lab, LabServer, host
 
 
 @pytest.fixture

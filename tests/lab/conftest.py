@@ -1,7 +1,4 @@
-"""The lab for the tests in this folder.
-
-It stays up afterwards, which makes the next run faster; `python -m tests.lab down` ends it.
-"""
+"""A place for the labs that tests in this folder may destroy."""
 
 import tempfile
 from collections.abc import Iterator
@@ -10,12 +7,6 @@ from pathlib import Path
 import pytest
 
 from tests.lab import Lab
-
-
-@pytest.fixture(scope="session")
-def lab() -> Lab:
-    """All servers of the lab, running."""
-    return Lab.up()
 
 
 @pytest.fixture
