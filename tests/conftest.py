@@ -1,4 +1,4 @@
-"""Fixtures for everybody: the lab, a real Redis, stores over a namespace of the test's own, a clock that stands still."""
+"""Fixtures for everybody: the lab, a real Redis, stores in a namespace of the test's own, a clock that stands still."""
 
 import uuid
 from collections.abc import Iterator

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 from redis import Redis
 
 from common.domain.job import Job
@@ -25,6 +26,11 @@ PATIENCE_SECONDS = 120
 DONE, INPUT, NOT_ALL, UNREACHABLE, INTERRUPTED = 0, 2, 3, 4, 130
 
 
+def tail(log: Path) -> str:
+    """The end of a log, for whoever has to find out what went wrong."""
+    return log.read_text()[-6000:] if log.exists() else ""
+
+
 @dataclass(frozen=True)
 class Ran:
     """A command that has ended."""
@@ -32,6 +38,7 @@ class Ran:
     code: int
     out: str
     err: str
+    log: Path  # of the workers that it started
 
     @property
     def json(self) -> Any:
@@ -46,7 +53,7 @@ class Ran:
 
     def ended(self, code: int) -> "Ran":
         """Itself, if it ended with this exit code."""
-        assert self.code == code, f"exit code {self.code}, not {code}\n{self.out}\n{self.err}"
+        assert self.code == code, f"exit code {self.code}, not {code}\n{self.out}\n{self.err}\n{tail(self.log)}"
         return self
 
 
@@ -55,6 +62,7 @@ class Running:
     """A command that runs in the background."""
 
     process: "subprocess.Popen[str]"
+    log: Path
 
     @property
     def is_over(self) -> bool:
@@ -65,9 +73,14 @@ class Running:
         self.process.send_signal(number)
 
     def wait(self) -> Ran:
-        """Its end."""
-        out, err = self.process.communicate(timeout=PATIENCE_SECONDS)
-        return Ran(self.process.returncode, out, err)
+        """Its end, which must come."""
+        try:
+            out, err = self.process.communicate(timeout=PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            out, err = self.process.communicate()
+            pytest.fail(f"{self.process.args!r} did not end\n{out}\n{err}\n{tail(self.log)}")
+        return Ran(self.process.returncode, out, err, self.log)
 
 
 @dataclass(frozen=True)
@@ -113,7 +126,8 @@ class Herder:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
-            )
+            ),
+            self.home / "state" / "worker.log",
         )
 
     def run(self, *arguments: str) -> Ran:
