@@ -1,9 +1,9 @@
 """`python -m tests.bench.downtime`: how long one large running container is down while it moves from s1 to s2.
 
 Side by side and by turns, each time with a new container: `herder move`, and `lxc stop`, `lxc move`, `lxc start`.
-Before it moves, each is stopped and started where it is: a move that waits for LXD's own stop is no shorter. The last line of
-the output is JSON, for programs. Run from the root of the checkout, as root; every other instance on these servers of
-the lab is deleted.
+Before it moves, each is stopped and started where it is: a move that waits for LXD's own stop is no shorter. The last
+line of the output is JSON, for programs. Run from the root of the checkout, as root; every other instance on these
+servers of the lab is deleted.
 """
 
 import argparse
