@@ -1,6 +1,7 @@
 """``python -m workers``: one worker process. Started by ``herder worker`` and by single-machine commands."""
 
 import argparse
+import logging
 import os
 import signal
 import socket
@@ -10,6 +11,7 @@ import uuid
 from pathlib import Path
 
 import dramatiq
+import redis
 
 from common.config import Settings, load_settings
 from common.domain.errors import HerderError
@@ -25,6 +27,8 @@ from workers.keeper import Keeper
 from workers.listener import Listeners
 from workers.runner import Runner
 from workers.servers import Servers
+
+log = logging.getLogger("herder.worker")
 
 
 def main() -> int:
@@ -60,10 +64,17 @@ def _serve(settings: Settings, *, with_parent: bool) -> int:
     worker = dramatiq.Worker(broker, worker_threads=settings.threads)
     worker.start()
     name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
-    keeper = Keeper(broker, worker, jobs, runner.held, Listeners(operations, servers, name), parent)
-    threading.Thread(target=keeper.run, name="keeper", daemon=True).start()
+    listeners = Listeners(operations, servers, name)
+    keeper = Keeper(broker, worker, jobs, runner.held, listeners, parent)
+    keeper_thread = threading.Thread(target=keeper.run, name="keeper", daemon=True)
+    keeper_thread.start()
     asked_to_stop.wait()
     keeper.stopping.set()
+    keeper_thread.join()
+    try:
+        listeners.give_up()
+    except redis.RedisError as error:
+        log.warning("listeners.not_given_up reason=%s", error)
     worker.stop(timeout=10_000)
     return 0
 

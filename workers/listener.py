@@ -22,7 +22,8 @@ from common.store.operations import OperationStore
 
 log = logging.getLogger("herder.listener")
 
-_LEASE = timedelta(seconds=15)
+#: Short: until it ends, nobody hears the operations that a dead worker listened for. Two listeners are harmless.
+_LEASE = timedelta(seconds=3)
 _RECONCILE = timedelta(seconds=10)
 _RECONNECT_SECONDS = 1.0
 
@@ -112,6 +113,12 @@ class Listeners:
                 self._start(remote)
             elif remote in self._running:
                 self._running.pop(remote)[0].is_ours.clear()
+
+    def give_up(self) -> None:
+        """At an orderly stop: the next worker shall listen at once. Raises redis.RedisError."""
+        for remote, (listener, _) in self._running.items():
+            listener.is_ours.clear()
+            self.store.leave_listener(remote, self.worker)
 
     def _start(self, remote: str) -> None:
         running = self._running.get(remote)

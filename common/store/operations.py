@@ -66,6 +66,12 @@ class OperationStore:
         """Remotes that jobs wait on."""
         return tuple(sorted(remote.decode() for remote in self._client.smembers(self._keys.listening)))  # type: ignore[union-attr]
 
+    def leave_listener(self, remote: str, worker: str) -> None:
+        """Stop being the one that listens to a server."""
+        key = self._keys.listener(remote)
+        if self._client.get(key) == worker.encode():
+            self._client.delete(key)
+
     def take_listener(self, remote: str, worker: str, lease: timedelta) -> bool:
         """Become, or stay, the one that listens to a server. Two at once would be harmless."""
         key = self._keys.listener(remote)

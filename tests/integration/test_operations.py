@@ -90,3 +90,15 @@ def test_a_listener_that_stays_prolongs_its_time(operations: OperationStore, red
     operations.take_listener("s1", "w1", timedelta(seconds=1))
     operations.take_listener("s1", "w1", MINUTE)
     assert int(redis_client.pttl(keys.listener("s1"))) > 1000
+
+
+def test_a_listener_that_leaves_is_followed_at_once(operations: OperationStore) -> None:
+    """Its lease need not run out first; and nobody can leave in another's place."""
+    lease = timedelta(hours=1)
+    assert operations.take_listener("s1", "first", lease)
+    operations.leave_listener("s1", "second")
+    assert not operations.take_listener("s1", "second", lease)
+
+    operations.leave_listener("s1", "first")
+
+    assert operations.take_listener("s1", "second", lease)
