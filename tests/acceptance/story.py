@@ -21,7 +21,7 @@ from tests.lab import Lab, host
 HERDER = Path(sys.executable).with_name("herder")
 CHECKOUT = Path(__file__).resolve().parents[2]
 #: Far more than any story takes; a command that hangs is a failure with its output.
-PATIENCE_SECONDS = 120
+PATIENCE_SECONDS = 200
 
 DONE, INPUT, NOT_ALL, UNREACHABLE, INTERRUPTED = 0, 2, 3, 4, 130
 

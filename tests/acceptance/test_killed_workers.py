@@ -16,11 +16,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from redis import Redis, RedisError
+from redis import Redis
 
 from common.domain.itinerary import COLD, GIVE_BACK, UNDO, WARM, Itinerary
 from common.store.keys import Keys
-from producer.embedded import find_server
 from tests.acceptance import world
 from tests.acceptance.story import DONE, NOT_ALL, PATIENCE_SECONDS, Herder, Running, worker
 from tests.acceptance.watcher import NeverTwice
@@ -116,38 +115,16 @@ class Stage:
 
 
 @pytest.fixture(scope="module")
-def stage(lab: Lab) -> Iterator[Stage]:
+def stage(lab: Lab, redis_url: str) -> Iterator[Stage]:
     s1, s2 = lab.servers["s1"], lab.servers["s2"]
     for server in (s1, s2):
         world.strip(server)
-    with tempfile.TemporaryDirectory(prefix="hs", dir="/tmp") as folder, _redis(Path(folder)) as url:
-        herder = Herder.of(lab, Path(folder)).having(HERDER_REDIS_URL=url)
+    with tempfile.TemporaryDirectory(prefix="hs", dir="/tmp") as folder:
+        herder = Herder.of(lab, Path(folder)).having(HERDER_REDIS_URL=redis_url)
         with _told_by(lab, "s1", Path(folder)) as told, NeverTwice(s1, s2):
             yield Stage(s1, s2, herder, told)
     for server in (s1, s2):
         world.strip(server)
-
-
-@contextmanager
-def _redis(folder: Path) -> Iterator[str]:
-    socket = folder / "redis.sock"
-    process = subprocess.Popen(
-        [find_server(), "--port", "0", "--unixsocket", socket, "--dir", folder, "--save", "", "--appendonly", "no"],
-        stdout=subprocess.DEVNULL,
-    )
-    host.wait_until("Redis", lambda: _answers(socket))
-    try:
-        yield f"unix://{socket}"
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _answers(socket: Path) -> bool:
-    try:
-        return bool(Redis(unix_socket_path=str(socket)).ping())
-    except RedisError:
-        return False
 
 
 @contextmanager

@@ -41,20 +41,10 @@ class Wish:
 
 def strip(server: LabServer) -> None:
     """Take everything away that a test has made on it: instances, volumes, profiles, projects, pools."""
-    _open_wrecks(server)
     server.delete_all()
     _delete_each(server, "/1.0/storage-pools/default/volumes/custom")
     for kind in ("profiles", "projects", "storage-pools"):
         _delete_each(server, f"/1.0/{kind}")
-
-
-def _open_wrecks(server: LabServer) -> None:
-    """LXD cannot delete a wreck; the directory in its way is not even empty, once the wreck has been renamed."""
-    for wreck in wrecks(server):
-        folder = server.lxd_dir / "storage-pools" / "default" / "containers" / wreck
-        if folder.is_dir() and not (folder / "rootfs").exists():
-            (folder / "backup.yaml").unlink(missing_ok=True)
-            folder.rmdir()
 
 
 def _delete_each(server: LabServer, listing: str) -> None:
