@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from common.domain.errors import InputError
+from common.domain.itinerary import BRING_BACK
 from common.domain.job import Job, State
 from common.store.jobs import JobStore
 
@@ -48,11 +49,28 @@ def cancel(name: str, store: JobStore) -> list[Answer]:
             return _refuse(job, f"it is {job.state}")
         if job.is_committed:
             where = f"{job.move.target}:{job.move.name}"
-            return _refuse(job, f"it is past the commit point: {where} is the instance now, so it only goes forward")
+            back = f"`herder undo {job.id}` brings it back"
+            return _refuse(job, f"it is past the commit point: {where} is the instance now; {back}")
         if job.state is State.PARKED:
             return _requeue(job, store, Job.cancelled, "goes back to the source")
         store.control(job.id, "cancel")
         return _accept(job, "goes back to the source")
+
+    return _each(name, store, ask)
+
+
+def undo(name: str, store: JobStore) -> list[Answer]:
+    """Back to the source from wherever it is; what the target wrote since stays there, stopped."""
+
+    def ask(job: Job) -> Answer:
+        if job.itinerary == BRING_BACK.name and job.state is not State.PARKED:
+            return _refuse(job, "it is back already" if job.has_ended else "it is on its way back")
+        if not job.is_committed:
+            (answer,) = cancel(job.id, store)
+            return answer
+        if not job.has_ended:
+            return _refuse(job, f"it is past its commit point and goes on to the end; then `herder undo {job.id}`")
+        return _requeue(job, store, Job.brought_back, "goes back to the source")
 
     return _each(name, store, ask)
 

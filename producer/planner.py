@@ -1,10 +1,11 @@
 """Request + Fleet -> Plan. Pure: the clock and the plan's id come in as arguments."""
 
+from collections.abc import Iterable
 from datetime import datetime
 from fnmatch import fnmatchcase
 
 from common.domain.errors import InputError
-from common.domain.fleet import Fleet, Server
+from common.domain.fleet import Fleet
 from common.domain.instance import Instance
 from common.domain.plan import Method, Move, Plan, Refusal, Request, Selection, fingerprint, identity_of
 from producer.placement import Placement
@@ -13,7 +14,9 @@ from producer.placement import Placement
 def make_plan(request: Request, fleet: Fleet, *, plan_id: str) -> Plan:
     """Decide for every selected instance. Raises InputError if the request cannot be meant as it is."""
     source = fleet.servers[request.select.source]
-    selected = select(source, request.select)
+    if source.info.trusted and request.select.project not in source.projects:
+        raise InputError(f"{source.remote} has no project {request.select.project}")
+    selected = select(source.instances, request.select)
     _check(request, selected)
     placement = Placement(source, [fleet.servers[remote] for remote in request.targets])
     moves: list[Move] = []
@@ -38,18 +41,16 @@ def make_plan(request: Request, fleet: Fleet, *, plan_id: str) -> Plan:
     )
 
 
-def select(source: Server, selection: Selection) -> tuple[Instance, ...]:
+def select(instances: Iterable[Instance], selection: Selection) -> tuple[Instance, ...]:
     """The instances meant, in the order in which they shall go: by boot.stop.priority, highest first, then by name.
 
-    Raises InputError if a named instance is not there or the project is unknown.
+    Raises InputError if a named instance is not there.
     """
-    if source.info.trusted and selection.project not in source.projects:
-        raise InputError(f"{source.remote} has no project {selection.project}")
-    here = [i for i in source.instances if i.project == selection.project]
+    here = [i for i in instances if i.project == selection.project]
     missing = sorted(set(selection.instances) - {i.name for i in here})
     if missing:
-        where = f"{source.remote} (project {selection.project})"
-        raise InputError(f"no instance {', '.join(missing)} on {where}", hint=f"`lxc list {source.remote}:`")
+        where = f"{selection.source} (project {selection.project})"
+        raise InputError(f"no instance {', '.join(missing)} on {where}", hint=f"`lxc list {selection.source}:`")
     chosen = [
         i
         for i in here

@@ -30,6 +30,7 @@ from common.logs import event
 from common.lxd.client import LxdClient
 from common.store.events import pack_event
 from common.store.jobs import Claim, JobStore
+from common.store.memo import write_memo
 from common.store.operations import OperationStore
 from workers.steps.context import Context
 from workers.steps.registry import STEPS
@@ -157,6 +158,7 @@ class Runner:
             now=self.now,
             confirm_fence=lambda: self.jobs.renew(claim),
             save=save,
+            memo=lambda changed: write_memo(changed, self.jobs.plan(changed.plan)),
         )
 
     def _outcome_of(self, job: Job, error: Exception) -> Outcome:

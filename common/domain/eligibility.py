@@ -120,7 +120,7 @@ def _about_resources(instance: Instance, move: Move, target: Server) -> Iterator
 
 def wanted_profiles(instance: Instance, move: Move) -> tuple[str, ...]:
     """The profiles that the copy will have."""
-    return instance.profiles if move.overrides.profiles is None else move.overrides.profiles
+    return instance.own_profiles if move.overrides.profiles is None else move.overrides.profiles
 
 
 def wanted_pool(instance: Instance, move: Move) -> str:

@@ -32,11 +32,13 @@ def sends_deltas(source_driver: str, target_driver: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """One profile of one project."""
+    """One profile of one project; ``etag`` is empty if it comes from a listing."""
 
     name: str
+    description: str = ""
     config: Config = field(default_factory=dict)
     devices: Devices = field(default_factory=dict)
+    etag: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,8 +62,9 @@ class Instance:
 
     @property
     def is_guarded(self) -> bool:
-        """Whether herder's guard device keeps it from starting."""
-        return self.devices.get(GUARD_DEVICE, {}).get("type") == "unix-char"
+        """Whether herder's guard device, its own or that of a profile, keeps it from starting."""
+        guard = self.devices.get(GUARD_DEVICE) or self.expanded_devices.get(GUARD_DEVICE, {})
+        return guard.get("type") == "unix-char"
 
     @property
     def is_retired(self) -> bool:
@@ -103,9 +104,19 @@ class Instance:
         return {k: v for k, v in self.config.items() if not k.startswith(("volatile.", MARK_PREFIX))}
 
     @property
+    def own_profiles(self) -> tuple[str, ...]:
+        """Its profiles without the one that herder's job has added."""
+        return tuple(name for name in self.profiles if name != guard_profile(self.marks.get("job", "")))
+
+    @property
     def own_devices(self) -> Devices:
         """Its local devices without herder's guard."""
         return {name: device for name, device in self.devices.items() if name != GUARD_DEVICE}
+
+
+def guard_profile(job_id: str) -> str:
+    """The name of the profile by which a job guards its source."""
+    return f"herder-{job_id}"
 
 
 def is_root_disk(device: Mapping[str, str]) -> bool:

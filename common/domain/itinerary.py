@@ -114,7 +114,18 @@ UNDO = Itinerary(
     ),
 )
 
-ITINERARIES = {itinerary.name: itinerary for itinerary in (WARM, COLD, GIVE_BACK, UNDO)}
+#: The way back after the commit point: the source runs again as it was when it stopped; the target is kept, stopped.
+BRING_BACK = Itinerary(
+    name="bring_back",
+    steps=(
+        _step("stop_target", Phase.UNDO),
+        _step("take_back", Phase.UNDO),
+        _step("start_source", Phase.UNDO),
+        _step("release_source", Phase.UNDO),
+    ),
+)
+
+ITINERARIES = {itinerary.name: itinerary for itinerary in (WARM, COLD, GIVE_BACK, UNDO, BRING_BACK)}
 FORWARD = {Method.WARM: WARM, Method.COLD: COLD}
 
 #: Where a job that gave back goes on: the passes follow a complete copy, so no finished pass is sent again.

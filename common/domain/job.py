@@ -10,9 +10,9 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from common.domain.itinerary import FORWARD, GIVE_BACK, ITINERARIES, RESUME_AT, UNDO, Itinerary, Phase, Step
+from common.domain.itinerary import BRING_BACK, FORWARD, GIVE_BACK, ITINERARIES, RESUME_AT, UNDO, Itinerary, Phase, Step
 from common.domain.operation import OperationRef
-from common.domain.plan import Limits, Move, Plan
+from common.domain.plan import Limits, Method, Move, Plan
 
 
 class State(StrEnum):
@@ -41,6 +41,7 @@ ALLOWED = frozenset(
         (State.PAUSED, State.RUNNING),  # cancelled while paused
         (State.PARKED, State.QUEUED),  # retried from the last checkpoint
         (State.CANCELLED, State.QUEUED),  # retried from the beginning
+        (State.DONE, State.QUEUED),  # brought back
     }
 )
 ENDED = frozenset({State.DONE, State.PARKED, State.CANCELLED})
@@ -197,11 +198,13 @@ class Job:
 
     @property
     def is_going_back(self) -> bool:
-        return self.itinerary in (GIVE_BACK.name, UNDO.name)
+        return self.itinerary in (GIVE_BACK.name, UNDO.name, BRING_BACK.name)
 
     @property
     def is_committed(self) -> bool:
-        """Whether the commit point lies behind it: from there it only goes forward."""
+        """Whether the commit point lies behind it: from there it goes forward, unless a person has it brought back."""
+        if self.itinerary == BRING_BACK.name:
+            return True
         if self.is_going_back:
             return False
         commit = next(number for number, step in enumerate(self.forward.steps) if step.commit)
@@ -281,7 +284,7 @@ class Job:
         fresh = replace(self, evidence={}, attempts=0, error=self.error if self.is_going_back else None)
         if following:
             return fresh.to(State.RUNNING, step=following.name)
-        if self.itinerary == UNDO.name:
+        if self.itinerary in (UNDO.name, BRING_BACK.name):
             return fresh.to(State.CANCELLED, finished_at=now)
         if self.itinerary == GIVE_BACK.name:
             return fresh._given_back(now)
@@ -290,6 +293,9 @@ class Job:
     def _given_back(self, now: datetime) -> "Job":
         """The source runs as before: go on by itself after a fault, or wait for a person after a permanent error."""
         at = replace(self, itinerary=self.forward.name, step=self._resume_step(), undo_then="").without("down_at")
+        if self.move.method is Method.COLD or self.facts.get("no_refresh"):
+            # The source has run since the copy was made, and no refresh follows: what is there is out of date.
+            at = replace(at, facts={**at.facts, "whole_from": self.facts.get("next_pass", 0)})
         if self.undo_then == "resume":
             return at.to(State.RUNNING, give_backs=self.give_backs + 1)
         return at.to(State.PARKED, finished_at=now)
@@ -346,6 +352,14 @@ class Job:
             reached = self.reached if self.is_going_back else self.step
             return replace(queued, itinerary=UNDO.name, step=first, reached=reached, attempts=0)
         return self._turn_back(UNDO, then="", error=self.error)
+
+    def brought_back(self) -> "Job":
+        """Turned onto the way back from behind the commit point. Raises ValueError for a job that is not there."""
+        if not self.is_committed or self.state not in (State.DONE, State.PARKED):
+            raise ValueError(f"job {self.id} is {self.state} and before its commit point")
+        first = BRING_BACK.steps[0].name
+        at = replace(self, itinerary=BRING_BACK.name, step=first, evidence={}, attempts=0, error=None)
+        return at.to(State.QUEUED, finished_at=None)
 
     def retried(self) -> "Job":
         """Queued again: after a cancel from the beginning, otherwise from its checkpoint."""

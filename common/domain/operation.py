@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 SUCCESS, FAILURE, CANCELLED = 200, 400, 401
@@ -24,6 +25,7 @@ class Operation:
     may_cancel: bool = False
     resources: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    created_at: datetime = datetime(1970, 1, 1, tzinfo=UTC)
 
     @property
     def is_finished(self) -> bool:

@@ -161,10 +161,12 @@ class Plan:
     refusals: tuple[Refusal, ...] = ()
     warnings: tuple[str, ...] = ()
     fingerprint: str = ""
+    #: The numbers of its moves, if it was rebuilt from servers that knew only some of them.
+    numbers: tuple[int, ...] = ()
 
     def job_id(self, number: int) -> str:
         """The name of the job of the move at ``number``; everything created on servers derives from it."""
-        return f"{self.id}-{number + 1}"
+        return f"{self.id}-{(self.numbers[number] if self.numbers else number) + 1}"
 
 
 def identity_of(instance: Instance) -> str:

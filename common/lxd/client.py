@@ -5,7 +5,7 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
-from common.domain.errors import InputError, NotFound, NotTrusted, ServerRefused
+from common.domain.errors import InputError, NotFound, NotTrusted, ServerBusy, ServerRefused
 from common.domain.fleet import Pool, Profile, ServerInfo
 from common.domain.instance import Config, Devices, Instance, Snapshot
 from common.domain.operation import Operation
@@ -17,6 +17,8 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 _WHOLE_RECORDS: Mapping[str, str] = MappingProxyType({"recursion": "1"})
 # How much longer than the server's own waiting we wait for its answer.
 _GRACE_OF_WAIT = 10.0
+_SAVED_ALL_THE_SAME = "profile change still saved"
+_NO_ROOT = "no such file or directory"
 
 
 class LxdClient:
@@ -31,8 +33,14 @@ class LxdClient:
     instances            GET /1.0/instances?recursion=1
     instance             GET /1.0/instances/NAME
     snapshots            GET /1.0/instances/NAME/snapshots?recursion=1
+    has_files            GET /1.0/instances/NAME/files?path=/
+    used_space           GET /1.0/instances/NAME/state
     pools                GET /1.0/storage-pools?recursion=1, GET /1.0/storage-pools/POOL/resources
     profiles             GET /1.0/profiles?recursion=1
+    profile              GET /1.0/profiles/NAME
+    create_profile       POST /1.0/profiles
+    replace_profile      PUT /1.0/profiles/NAME
+    delete_profile       DELETE /1.0/profiles/NAME
     networks             GET /1.0/networks
     volumes              GET /1.0/storage-pools, GET /1.0/storage-pools/POOL/volumes/custom
     create_snapshot      POST /1.0/instances/NAME/snapshots
@@ -85,6 +93,21 @@ class LxdClient:
         found = self._get(_path(name, "snapshots"), {"project": project, **_WHOLE_RECORDS})
         return tuple(sorted((records.snapshot(each) for each in found), key=lambda each: each.created_at))
 
+    def has_files(self, name: str, *, project: str = "default") -> bool:
+        """Whether its root directory is there; a record without one is what a killed server leaves of a transfer."""
+        try:
+            self._get(_path(name, "files"), {"project": project, "path": "/"})
+        except ServerRefused as refused:
+            if _NO_ROOT in refused.message:
+                return False
+            raise
+        return True
+
+    def used_space(self, name: str, *, project: str = "default") -> int:
+        """Bytes that its root disk takes; 0 if the server does not tell, as on pools without quotas."""
+        disks = self._get(_path(name, "state"), {"project": project}).get("disk") or {}
+        return int((disks.get("root") or {}).get("usage") or 0)
+
     def pools(self, *, member: str | None = None) -> tuple[Pool, ...]:
         """The storage pools, with their space on this member of a cluster."""
         return tuple(
@@ -96,6 +119,39 @@ class LxdClient:
         """The profiles that instances of a project may use."""
         found = self._get("/1.0/profiles", {"project": project, **_WHOLE_RECORDS})
         return tuple(records.profile(each) for each in found)
+
+    def profile(self, name: str, *, project: str = "default") -> Profile:
+        """One profile with its ETag. Raises NotFound."""
+        reply = self.transport.request("GET", _profile_path(name), params={"project": project})
+        return records.profile(reply.metadata, etag=reply.etag)
+
+    def create_profile(self, name: str, *, description: str = "", project: str = "default") -> None:
+        """Make an empty profile, at once. Raises ServerRefused if there is one of that name."""
+        body = {"name": name, "description": description}
+        self.transport.request("POST", "/1.0/profiles", params={"project": project}, json=body)
+
+    def replace_profile(
+        self, seen: Profile, *, description: str, config: Config, devices: Devices, project: str = "default"
+    ) -> None:
+        """Write a profile as a whole, at once, if it is still as it was when ``seen`` was read.
+
+        LXD saves it even when an instance that uses it refuses the change, because it is busy or because the device
+        cannot be plugged in while it runs; what the instance then has is told by its expanded devices. Raises
+        PreconditionFailed.
+        """
+        body = {"description": description, "config": dict(config), "devices": {k: dict(d) for k, d in devices.items()}}
+        headers = {"If-Match": seen.etag}
+        try:
+            self.transport.request(
+                "PUT", _profile_path(seen.name), params={"project": project}, json=body, headers=headers
+            )
+        except (ServerBusy, ServerRefused) as refused:
+            if _SAVED_ALL_THE_SAME not in refused.message:
+                raise
+
+    def delete_profile(self, name: str, *, project: str = "default") -> None:
+        """Delete a profile that no instance uses, at once. Raises NotFound."""
+        self.transport.request("DELETE", _profile_path(name), params={"project": project})
 
     def networks(self, *, project: str = "default") -> frozenset[str]:
         """Names of the networks that NICs of a project may use, the host's own interfaces included."""
@@ -142,10 +198,13 @@ class LxdClient:
         *,
         config: Config = _NOTHING,
         devices: Devices = _NOTHING,
+        profiles: Sequence[str] | None = None,
         project: str = "default",
         seen: Instance | None = None,
     ) -> None:
-        """Add to config and devices, at once. ``""`` deletes a config key; only ``replace`` deletes a device.
+        """Add to config and devices, at once, and set the profiles.
+
+        ``""`` deletes a config key; only ``replace`` deletes a device.
 
         With ``seen``, only if the instance is still as it was then; else raises PreconditionFailed. LXD 5.0.2 empties a
         description that is left out, so the present one is sent along.
@@ -155,7 +214,7 @@ class LxdClient:
             "description": known.description,
             "config": dict(config),
             "devices": {device: dict(keys) for device, keys in devices.items()},
-        }
+        } | ({} if profiles is None else {"profiles": list(profiles)})
         headers = {"If-Match": seen.etag} if seen else None
         self.transport.request("PATCH", _path(name), params={"project": project}, json=body, headers=headers)
 
@@ -245,9 +304,12 @@ class LxdClient:
         except NotFound:
             return
 
-    def addresses(self) -> tuple[str, ...]:
-        """HTTPS addresses at which other servers may reach this one, the one that we use ourselves first."""
-        told = tuple(f"https://{address}" for address in self.info().addresses)
+    def addresses(self, info: ServerInfo | None = None) -> tuple[str, ...]:
+        """HTTPS addresses at which other servers may reach this one, the one that we use ourselves first.
+
+        ``info`` saves the asking.
+        """
+        told = tuple(f"https://{address}" for address in (info or self.info()).addresses)
         ours = self.transport.address
         return (ours, *(each for each in told if each != ours)) if ours.startswith("https:") else told
 
@@ -288,6 +350,10 @@ class LxdClient:
         except ServerRefused:
             return {}
         return found
+
+
+def _profile_path(name: str) -> str:
+    return f"/1.0/profiles/{_quoted(name)}"
 
 
 def _path(name: str, *rest: str) -> str:

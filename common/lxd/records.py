@@ -93,9 +93,15 @@ def pool(record: Record, resources: Record) -> Pool:
     )
 
 
-def profile(record: Record) -> Profile:
-    """From ``GET /1.0/profiles``."""
-    return Profile(name=record["name"], config=_config(record.get("config")), devices=_devices(record.get("devices")))
+def profile(record: Record, *, etag: str = "") -> Profile:
+    """From ``GET /1.0/profiles`` or ``/1.0/profiles/NAME``."""
+    return Profile(
+        name=record["name"],
+        description=record.get("description") or "",
+        config=_config(record.get("config")),
+        devices=_devices(record.get("devices")),
+        etag=etag,
+    )
 
 
 def operation(record: Record) -> Operation:
@@ -112,6 +118,7 @@ def operation(record: Record) -> Operation:
         may_cancel=bool(record.get("may_cancel")),
         resources={kind: tuple(urlsplit(url).path for url in urls) for kind, urls in resources.items()},
         metadata=record.get("metadata") or {},
+        created_at=_moment(record.get("created_at")),
     )
 
 

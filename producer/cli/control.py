@@ -12,7 +12,6 @@ from producer import control
 from producer.cli import exits, flow, options, render
 from producer.cli.exits import reports_errors
 from producer.control import Answer
-from producer.report import Report
 from producer.session import Session, open_session
 from producer.submit import submit
 from producer.watch import read_report
@@ -31,6 +30,14 @@ def cancel(name: PlanOrJob, wait: Wait = True, as_json: options.Json = False) ->
 def retry(name: PlanOrJob, wait: Wait = True, as_json: options.Json = False) -> None:
     """Try parked and cancelled jobs again: parked ones from their checkpoint."""
     _ask_jobs(name, control.retry, wait=wait, as_json=as_json)
+
+
+@reports_errors
+def undo(name: PlanOrJob, wait: Wait = True, yes: options.Yes = False, as_json: options.Json = False) -> None:
+    """Bring instances back to their source, finished ones too; what they wrote since stays on the target, stopped."""
+    if not yes:
+        flow.ask(f"Stop the targets of {name} and start its sources as they were at the cutover?")
+    _ask_jobs(name, control.undo, wait=wait, as_json=as_json)
 
 
 @reports_errors
@@ -57,7 +64,7 @@ def resume(
             control.resume(chosen_id, session.jobs)
         if not chosen and not as_json:
             render.console.print("nothing is unfinished")
-        _finish_all(
+        flow.finish_all(
             [flow.watch_to_the_end(each, session, as_json=as_json, after=after[each]) for each in chosen],
             as_json=as_json,
         )
@@ -66,17 +73,6 @@ def resume(
 def _unfinished(session: Session) -> list[str]:
     reports = [read_report(plan_id, session.jobs, session.operations) for plan_id in session.jobs.plans()]
     return [report.plan for report in reports if not report.has_ended]
-
-
-def _finish_all(reports: list[Report], *, as_json: bool) -> None:
-    worst = exits.OK
-    for each in reports:
-        try:
-            flow.finish(each, as_json=as_json)
-        except typer.Exit as left:
-            worst = left.exit_code
-    if worst != exits.OK:
-        raise typer.Exit(worst)
 
 
 def _ask_jobs(name: str, ask: Callable[[str, JobStore], list[Answer]], *, wait: bool, as_json: bool) -> None:

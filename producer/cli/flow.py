@@ -142,8 +142,25 @@ def finish(report: Report, *, as_json: bool) -> None:
         exits.print_json(to_plain(report))
     else:
         render.console.print(render.final(report))
-    if report.totals.done < report.totals.jobs or report.refused:
+    if not is_all_done(report):
         raise typer.Exit(exits.NOT_ALL)
+
+
+def is_all_done(report: Report) -> bool:
+    """Whether everything that was asked for has moved."""
+    return report.totals.done == report.totals.jobs and not report.refused
+
+
+def finish_all(reports: list[Report], *, as_json: bool) -> None:
+    """Print the results of several plans and leave with the worst exit code."""
+    worst = exits.OK
+    for each in reports:
+        try:
+            finish(each, as_json=as_json)
+        except typer.Exit as left:
+            worst = left.exit_code
+    if worst != exits.OK:
+        raise typer.Exit(worst)
 
 
 def write_or_show(plan: Plan, output: Path | None, *, as_json: bool) -> None:

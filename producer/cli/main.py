@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from producer.cli import control, doctor, evacuate, move, plan, remote, watch, worker
+from producer.cli import control, doctor, evacuate, move, plan, recover, remote, watch, worker
 from producer.cli.exits import EXIT_STATUS
 
 
@@ -32,9 +32,11 @@ for command in (
     watch.watch,
     watch.report,
     control.cancel,
+    control.undo,
     control.retry,
     control.pause,
     control.resume,
+    recover.recover,
     worker.worker,
     doctor.doctor,
 ):

@@ -77,7 +77,7 @@ class Pasture:
         for name in self.was:
             world.assert_untouched(self.s1, self.s2, name)
             self._assert_same(self.s1, name)
-        assert world.listing(self.s2) == []
+        assert {record["name"] for record in world.listing(self.s2)} == world.wrecks(self.s2)
 
     def _assert_same(self, server: LabServer, name: str) -> None:
         now = world.get(server, name)
@@ -176,7 +176,10 @@ def test_an_evacuation_outlives_it_in_the_full_pass_and_in_the_cutover(pasture: 
 
 @pytest.mark.parametrize("name", ["large", "talker"], ids=["in the full pass", "in the cutover"])
 def test_a_cancel_brings_the_instance_back_and_leaves_nothing(pasture: Pasture, name: str) -> None:
-    """Also when it is stopped already: before the commit point it is started again on the source."""
+    """Also when it is stopped already: before the commit point it is started again on the source.
+
+    LXD 5.0.2 may leave of a cancelled refresh what it cannot delete: that is set aside and reported.
+    """
     pasture.has(name)
     with pasture.evacuation() as evacuation:
         cancel = pasture.herder.start("cancel", pasture.plan)
@@ -186,6 +189,7 @@ def test_a_cancel_brings_the_instance_back_and_leaves_nothing(pasture: Pasture, 
         (job,) = evacuation.wait().ended(NOT_ALL).json["jobs"]
     assert job["state"] == "cancelled"
     pasture.assert_untouched()
+    assert {note.rpartition(":")[2] for note in job["notes"]} == world.wrecks(pasture.s2)
 
 
 def test_a_cancel_while_the_guest_is_asked_to_shut_down_leaves_it_running(

@@ -193,8 +193,10 @@ def checksum(path: Path) -> str:
 
 
 def traces(server: LabServer) -> list[str]:
-    """Whatever herder has on a server: marks, guards, snapshots; on every instance of every project."""
-    return [trace for record in listing(server) for trace in _traces(server, record)]
+    """Whatever herder has on a server: profiles, and marks, guards, snapshots on every instance of every project."""
+    profiles = [each["name"] for each in server.query("GET", "/1.0/profiles?recursion=1")]
+    on_instances = [trace for record in listing(server) for trace in _traces(server, record)]
+    return on_instances + [f"profile {name} on {server.name}" for name in profiles if name.startswith("herder-")]
 
 
 def traces_on(server: LabServer, name: str) -> list[str]:

@@ -98,6 +98,10 @@ class Daemon:
             process.send(signal.SIGKILL)
             host.wait_until(f"the end of the daemon in {self.folder}", lambda: not process.alive)
 
+    def sql(self, statement: str) -> None:
+        """Change the daemon's database behind its back."""
+        host.run("lxd", "sql", "global", statement, env={"LXD_DIR": str(self.folder)})
+
     def freeze(self) -> None:
         """SIGSTOP: the daemon keeps its connections and answers nothing."""
         if process := self.process:

@@ -4,6 +4,9 @@ LXD does not clean up after a killed daemon (seen with 5.0.2):
 
 - On btrfs the record of an instance whose snapshots came, but not its volume, cannot be deleted: LXD makes the
   missing directory and then fails because it is not a subvolume. Once the empty directory is gone, the deletion works.
+- A refresh that is cancelled between a snapshot and the volume may leave the snapshot's volume without the snapshot's
+  record. Then the instance cannot be deleted ("Cannot remove a volume that has snapshots") until LXD's database forgets
+  it.
 - On dir a snapshot that was being sent stays mounted read-only, and its instance cannot be deleted.
 - What was being received stays below the pool as `migration.*`, known to no record.
 
@@ -31,7 +34,7 @@ SUBVOLUME = 256  # inode number of the root of every btrfs subvolume, and of not
 
 
 def clear(daemons: Mapping[str, Daemon]) -> None:
-    """Delete every instance of every project and then what is left of them on disk.
+    """Delete every instance of every project, herder's profiles, and then what is left of them on disk.
 
     `daemons` by location, as LXD names it: all members of a cluster, or one standalone server as "none". All must run.
     Raises LabError with what LXD said if something would not go.
@@ -41,8 +44,20 @@ def clear(daemons: Mapping[str, Daemon]) -> None:
     any_daemon = next(iter(daemons.values()))
     with ThreadPoolExecutor(AT_ONCE) as pool:
         list(pool.map(lambda instance: _delete(daemons[instance["location"]], instance), _instances(any_daemon)))
+    _delete_profiles(any_daemon)
     for daemon in daemons.values():
         _sweep(daemon)
+
+
+def _delete_profiles(daemon: Daemon) -> None:
+    """Those that herder has made."""
+    for project in api.call(daemon.socket, "GET", "/1.0/projects"):
+        where = f"?project={project.rpartition('/')[2]}"
+        for profile in api.call(daemon.socket, "GET", f"/1.0/profiles{where}"):
+            name = profile.split("?")[0].rpartition("/")[2]
+            if name.startswith("herder-"):
+                with suppress(RefusedError):  # a project without profiles of its own shows those of the default one
+                    api.call(daemon.socket, "DELETE", f"/1.0/profiles/{name}{where}")
 
 
 def _end_operations(daemon: Daemon) -> None:
@@ -84,9 +99,17 @@ def _delete(daemon: Daemon, instance: dict[str, Any]) -> None:
     except RefusedError:
         if _is_gone(daemon, f"{url}{project}"):  # its own server was just removing what a broken transfer had left
             return
+        _forget_volumes_of_snapshots(daemon, instance["name"])
         in_project = "" if instance["project"] == "default" else f"{instance['project']}_"
         _mend(daemon, in_project + instance["name"])
         api.call(daemon.socket, "DELETE", f"{url}{project}")
+
+
+def _forget_volumes_of_snapshots(daemon: Daemon, name: str) -> None:
+    """Those whose snapshots have gone with the attempt to delete the instance."""
+    _remove(_pool(daemon) / "containers-snapshots" / name, may_have_subvolumes=_pool(daemon).is_mount())
+    volumes = f"(SELECT id FROM storage_volumes WHERE name = '{name}')"  # noqa: S608 - LXD allows no quote in a name
+    daemon.sql(f"DELETE FROM storage_volumes_snapshots WHERE storage_volume_id IN {volumes}")  # noqa: S608
 
 
 def _is_gone(daemon: Daemon, url: str) -> bool:

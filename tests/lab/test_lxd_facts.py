@@ -3,13 +3,15 @@
 A test that fails here with a newer server means that a decision may be taken differently, not that our client is wrong.
 """
 
+import json
 import multiprocessing
 import shutil
 import signal
-from collections.abc import Callable, Iterator, Mapping
+import socket
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from threading import Barrier
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -23,7 +25,7 @@ from common.domain.errors import (
     ServerUnreachable,
     TemporaryError,
 )
-from common.domain.instance import GUARD_DEVICE, Instance
+from common.domain.instance import GUARD_DEVICE, Devices, Instance
 from common.domain.operation import Operation
 from common.lxd.client import LxdClient
 from common.lxd.events import progress
@@ -35,6 +37,7 @@ from tests.lab.wire import Wire
 pytestmark = pytest.mark.lab
 
 NAME = "c1"
+PROFILE = "herder-test"
 ROOT = {"type": "disk", "path": "/", "pool": "default"}
 GUARD = {"type": "unix-char", "source": "/dev/herder-guard", "path": "/dev/herder-guard"}
 NO_NIC = {"eth0": {"type": "none"}}
@@ -317,29 +320,41 @@ class TestShapeOfTheDesign:
         assert s1.client.offer(NAME).secrets.keys() == {"control", "fs"}
 
     def test_if_match_is_not_atomic(self, s1: Site) -> None:
-        """Two writers with the same ETag at the same instant may both be told that they succeeded."""
+        """Two writers with the same ETag are both told that they succeeded: LXD compares before it reads the change."""
         s1.server.launch(NAME)
-        s1.client.info()
+        etag = s1.client.instance(NAME).etag
+        writers = [LateWriter(s1, etag, value) for value in ("a", "b")]
+        for writer in writers:
+            writer.wait_until_compared()
+        assert [writer.write() for writer in writers] == [200, 200]
+        assert s1.client.instance(NAME).config["user.winner"] == "b"
 
-        def both_won() -> bool:
-            etag = s1.client.instance(NAME).etag
-            start = Barrier(2)
 
-            def write(value: str) -> bool:
-                start.wait()
-                return _accepted(
-                    lambda: s1.client.transport.request(
-                        "PATCH",
-                        f"/1.0/instances/{NAME}",
-                        json={"config": {"user.winner": value}},
-                        headers={"If-Match": etag},
-                    )
-                )
+class LateWriter:
+    """A PATCH whose body waits until the server asks for it, which it does after it has looked at the headers."""
 
-            return all(pool.map(write, "ab"))
+    def __init__(self, site: Site, etag: str, value: str) -> None:
+        self._body = json.dumps({"config": {"user.winner": value}}).encode()
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(str(site.server.lxd_dir / "unix.socket"))
+        self._stream = connection.makefile("rwb")
+        head = (
+            f"PATCH /1.0/instances/{NAME} HTTP/1.1\r\nHost: lxd\r\nIf-Match: {etag}\r\n"
+            f"Expect: 100-continue\r\nContent-Length: {len(self._body)}\r\nConnection: close\r\n\r\n"
+        )
+        self._stream.write(head.encode())
+        self._stream.flush()
 
-        with ThreadPoolExecutor(2) as pool:
-            assert any(both_won() for _ in range(500))
+    def wait_until_compared(self) -> None:
+        """The server asks for the body."""
+        assert self._stream.readline().split()[1] == b"100"
+        assert self._stream.readline().strip() == b""
+
+    def write(self) -> int:
+        """Send the body; the status of the answer."""
+        self._stream.write(self._body)
+        self._stream.flush()
+        return int(self._stream.read().split()[1])
 
 
 class TestEvacuation:
@@ -674,22 +689,69 @@ class TestGuard:
         done(s2.client, free(s2.client, s2.client.instance(NAME)))
         done(s2.client, s2.client.start(NAME))
 
-    def test_a_start_and_the_guard_never_both_succeed(self, s1: Site) -> None:
-        """Of a start and a guard at the same instant, one fails: no container runs that has the guard."""
+    def test_a_profile_guards_a_container_that_runs(self, s1: Site) -> None:
+        """LXD refuses to plug the device in, saves the profile all the same, and then refuses the next start."""
         s1.server.launch(NAME)
+        guard_by_profile(s1, NAME)
+        guarded = s1.client.instance(NAME)
+        assert (guarded.is_running, guarded.is_guarded, guarded.own_devices) == (True, True, guarded.devices)
+        s1.do(NAME, "true")
         done(s1.client, s1.client.force_stop(NAME))
-        outcomes = set()
-        with ThreadPoolExecutor(2) as pool:
-            for _ in range(10):
-                together = Barrier(2)
-                start = pool.submit(_start_at, together, s1.client)
-                guard = pool.submit(_guard_at, together, s1.client)
-                outcomes.add((start.result(), guard.result()))
-                now = s1.client.instance(NAME)
-                assert (now.is_running, now.is_guarded) == (start.result(), guard.result())
-                reset(s1.client, now)
-        assert (True, True) not in outcomes
-        assert outcomes & {(True, False), (False, True)}
+        assert "The required device path doesn't exist" in finished(s1.client, s1.client.start(NAME)).error
+        set_guard(s1, {})
+        done(s1.client, s1.client.start(NAME))
+
+    def test_the_guard_is_taken_off_a_container_that_runs(self, s1: Site) -> None:
+        """And it goes on running."""
+        s1.server.launch(NAME)
+        guard_by_profile(s1, NAME)
+        set_guard(s1, {})
+        free_again = s1.client.instance(NAME)
+        assert (free_again.is_running, free_again.is_guarded) == (True, False)
+
+    def test_a_profile_is_saved_while_its_container_is_being_stopped(self, s1: Site) -> None:
+        """The container itself can be changed by nobody then."""
+        s1.server.launch(NAME, image="stubborn")
+        guard_by_profile(s1, NAME, {})
+        stopping = s1.client.stop(NAME, grace_seconds=3)
+        with pytest.raises(ServerBusy, match="busy"):
+            s1.client.patch(NAME, config={"user.x": "1"})
+        set_guard(s1, {GUARD_DEVICE: GUARD})
+        assert s1.client.instance(NAME).is_guarded
+        assert not finished(s1.client, stopping).succeeded
+
+    def test_a_profile_is_changed_only_as_it_was_seen(self, s1: Site) -> None:
+        """So of a hand-over and a way back one is refused."""
+        s1.client.create_profile(PROFILE)
+        seen = s1.client.profile(PROFILE)
+        s1.client.replace_profile(seen, description="handed over", config={}, devices={})
+        with pytest.raises(PreconditionFailed):
+            s1.client.replace_profile(seen, description="open", config={}, devices={})
+
+    def test_a_refresh_needs_the_profiles_of_the_source_on_the_target(self, s1: Site, s2: Site) -> None:
+        """Although the copy does not use them: LXD looks them up for each new snapshot."""
+        s1.server.launch(NAME)
+        s1.snapshot(NAME, "s0")
+        pull(s1, s2, NAME).succeed()
+        guard_by_profile(s1, NAME, {})
+        s1.snapshot(NAME, "s1")
+        _, received = pull(s1, s2, NAME, refresh=True).ended()
+        assert "Profile not found" in received.error
+        s2.client.create_profile(PROFILE)
+        pull(s1, s2, NAME, refresh=True).succeed()
+        assert s2.client.instance(NAME).profiles == ("default",)
+
+
+def guard_by_profile(site: Site, name: str, devices: Devices = MappingProxyType({GUARD_DEVICE: GUARD})) -> None:
+    """Attach an empty profile, then write these devices into it."""
+    site.client.create_profile(PROFILE)
+    site.client.patch(name, profiles=("default", PROFILE))
+    set_guard(site, devices)
+
+
+def set_guard(site: Site, devices: Devices) -> None:
+    """Write these devices into the profile."""
+    site.client.replace_profile(site.client.profile(PROFILE), description="", config={}, devices=devices)
 
 
 def make_wreck(source: Site, target: Site) -> None:
@@ -738,32 +800,6 @@ def checksum(there: Site) -> str:
 def free(client: LxdClient, instance: Instance) -> str:
     """Begin to take the guard away."""
     return client.replace(instance, config=instance.config, devices=instance.own_devices)
-
-
-def reset(client: LxdClient, instance: Instance) -> None:
-    """Stopped and free again."""
-    if instance.is_running:
-        done(client, client.force_stop(instance.name))
-    if instance.is_guarded:
-        done(client, free(client, client.instance(instance.name)))
-
-
-def _start_at(together: Barrier, client: LxdClient) -> bool:
-    together.wait()
-    return finished(client, client.start(NAME)).succeeded
-
-
-def _guard_at(together: Barrier, client: LxdClient) -> bool:
-    together.wait()
-    return _accepted(lambda: client.patch(NAME, devices={GUARD_DEVICE: GUARD}))
-
-
-def _accepted(request: Callable[[], Any]) -> bool:
-    try:
-        request()
-    except HerderError:
-        return False
-    return True
 
 
 def _pull_and_idle(lab: Lab, address: str) -> None:

@@ -3,11 +3,13 @@
 from collections.abc import Callable
 
 from common.domain.errors import IdentityMismatch, NotFound, ServerRefused, TransferFailed
+from common.domain.instance import GUARD_DEVICE
 from common.domain.job import Outcome
 from common.domain.operation import OperationRef
 from common.domain.plan import Retire
 from common.lxd.client import LxdClient
 from workers.steps.context import Context
+from workers.steps.guard import GUARD, remove_guard_profiles
 from workers.steps.marks import is_own_snapshot, mark, unmarked
 
 
@@ -29,7 +31,11 @@ def retire_source(ctx: Context) -> Outcome:
     if copy is None or (ctx.job.facts.get("was_running") and not copy.is_running):
         raise TransferFailed(f"{ctx.move.target}:{ctx.move.name} does not run; the source is kept")
     if ctx.move.policy.retire is Retire.STOP:
-        ctx.patch_source({mark("state"): "retired"})
+        ctx.patch_source(
+            {mark("state"): "retired", "boot.autostart": "false"},
+            devices={GUARD_DEVICE: GUARD},
+            profiles=source.own_profiles,
+        )
         return Outcome.completed()
     ended = ctx.settle(
         "delete",
@@ -43,21 +49,25 @@ def retire_source(ctx: Context) -> Outcome:
 
 
 def drop_snapshots(ctx: Context) -> Outcome:
-    """Our own snapshots go on both sides, the user's stay; then the target loses its marks: it is nobody's job now."""
-    for client, name, project, named in (
-        (ctx.target, ctx.move.name, ctx.move.target_project, ctx.on_target),
-        (ctx.source, ctx.move.instance, ctx.move.project, ctx.on_source),
-    ):
-        dropped = drop_own_snapshots(ctx, client, name, project, named)
-        if dropped is not None:
-            return dropped
+    """Our own snapshots and profiles go on both sides; then the target loses its marks: it is nobody's job now."""
+    dropped = drop_own_snapshots(ctx)
+    if dropped is not None:
+        return dropped
+    remove_guard_profiles(ctx)
     copy = ctx.own_copy()
     if copy is not None:
         ctx.patch_target(unmarked(copy))
     return Outcome.completed()
 
 
-def drop_own_snapshots(
+def drop_own_snapshots(ctx: Context) -> Outcome | None:
+    """Delete this job's snapshots on both sides; None when there are none left."""
+    return _drop(ctx, ctx.target, ctx.move.name, ctx.move.target_project, ctx.on_target) or _drop(
+        ctx, ctx.source, ctx.move.instance, ctx.move.project, ctx.on_source
+    )
+
+
+def _drop(
     ctx: Context, client: LxdClient, name: str, project: str, named: Callable[[str], OperationRef]
 ) -> Outcome | None:
     """Delete this job's snapshots of one instance, one after the other; None when there are none left."""

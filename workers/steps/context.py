@@ -3,13 +3,14 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import tenacity
 
 from common.domain.eligibility import wanted_devices
-from common.domain.errors import NotFound, PreconditionFailed, ServerBusy
-from common.domain.instance import Instance
+from common.domain.errors import NotFound, PreconditionFailed, ServerBusy, TemporaryError
+from common.domain.instance import Devices, Instance
 from common.domain.job import Job, Outcome
 from common.domain.operation import Operation, OperationRef
 from common.domain.plan import Move
@@ -19,8 +20,8 @@ from common.lxd.client import LxdClient
 LOOK_AGAIN = timedelta(seconds=15)
 
 
-def _soon_again(*errors: type[Exception]) -> tenacity.Retrying:
-    """LXD reports the end of an operation a moment before it lets go of the instance."""
+def soon_again(*errors: type[Exception]) -> tenacity.Retrying:
+    """Try again for 2 s: LXD reports the end of an operation a moment before it lets go of the instance."""
     return tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(errors),
         wait=tenacity.wait_fixed(0.02),
@@ -44,7 +45,8 @@ class Context:
     """One attempt of one step.
 
     ``confirm_fence`` raises FenceLost if another worker owns the job; it is called right before every write.
-    ``save`` makes a checkpoint inside the step.
+    ``save`` makes a checkpoint inside the step. ``memo`` is the job as text, for the servers: if Redis is lost, it is
+    rebuilt from that.
     """
 
     job: Job
@@ -54,6 +56,7 @@ class Context:
     now: Callable[[], datetime]
     confirm_fence: Callable[[], None]
     save: Callable[[Job], None]
+    memo: Callable[[Job], str]
 
     @property
     def move(self) -> Move:
@@ -97,7 +100,7 @@ class Context:
         known = self.log.result(ref)
         if known is not None:
             return None if known.is_forgotten else known
-        return (self.source if ref.remote == self.move.source else self.target).operation(ref.id)
+        return self._client_of(ref).operation(ref.id)
 
     def settle(
         self,
@@ -105,52 +108,75 @@ class Context:
         begin: Callable[[], OperationRef],
         *,
         blocked_on: str,
+        lingers: bool = True,
     ) -> Operation | Outcome | None:
         """Begin an operation once and see it end.
 
-        ``key`` names it in the evidence. Returns an Outcome while it runs, the Operation when it has ended, and None
-        if its server forgot it: then the caller must look at the world.
+        ``key`` names it in the evidence. While the instance is down it ``lingers`` for up to a second, because to let
+        go of the job and to take it again would cost more. Returns an Outcome while it runs, the Operation when it has
+        ended, and None if its server forgot it: then the caller must look at the world.
         """
         known = self.job.evidence.get(key)
         if known is None:
-            for attempt in _soon_again(ServerBusy):
+            for attempt in soon_again(ServerBusy):
                 with attempt:
                     self.confirm_fence()
                     ref = begin()
-            return self._await(key, ref, blocked_on)
-        ref = OperationRef(**known)
+            waiting = self._await(key, ref, blocked_on)
+            if not (lingers and self.job.is_down and self.lingers(waiting)):
+                return waiting
+        else:
+            ref = OperationRef(**known)
         operation = self.look(ref)
         if operation is not None and not operation.is_finished:
             return self._await(key, ref, blocked_on)
         return operation
 
+    def lingers(self, waiting: Outcome) -> bool:
+        """Whether what it waits for has ended after a second for each operation; the rest of the step may go on."""
+        self.note(evidence=waiting.evidence)
+        try:
+            for ref in waiting.operations:
+                operation = self._client_of(ref).wait(ref.id, timeout_seconds=1)
+                if operation is None or not operation.is_finished:
+                    return False
+        except TemporaryError:
+            return False
+        return True
+
+    def _client_of(self, ref: OperationRef) -> LxdClient:
+        return self.source if ref.remote == self.move.source else self.target
+
     def _await(self, key: str, ref: OperationRef, blocked_on: str) -> Outcome:
         evidence = {**self.job.evidence, key: {"remote": ref.remote, "id": ref.id, "project": ref.project}}
         return Outcome.wait(blocked_on, retry_in=LOOK_AGAIN, operations=(ref,), evidence=evidence)
 
-    def patch_source(self, config: Mapping[str, str], devices: Mapping[str, Mapping[str, str]] | None = None) -> None:
+    def patch_source(
+        self,
+        config: Mapping[str, str],
+        *,
+        devices: Devices = MappingProxyType({}),
+        profiles: tuple[str, ...] | None = None,
+    ) -> None:
         """Change the source now; for a moment after an operation its server may still be busy with it."""
-        self._patch(self.source, self.move.instance, self.move.project, config, devices or {})
+        self._patch(
+            self.source, self.move.instance, self.move.project, config=config, devices=devices, profiles=profiles
+        )
 
-    def patch_target(self, config: Mapping[str, str]) -> None:
-        """Change the copy now."""
-        self._patch(self.target, self.move.name, self.move.target_project, config, {})
+    def patch_target(self, config: Mapping[str, str], *, seen: Instance | None = None) -> None:
+        """Change the copy now; ``seen`` is how it was read a moment ago."""
+        self._patch(self.target, self.move.name, self.move.target_project, seen=seen, config=config)
 
     def _patch(
-        self,
-        client: LxdClient,
-        name: str,
-        project: str,
-        config: Mapping[str, str],
-        devices: Mapping[str, Mapping[str, str]],
+        self, client: LxdClient, name: str, project: str, *, seen: Instance | None = None, **changes: Any
     ) -> None:
-        for attempt in _soon_again(ServerBusy, PreconditionFailed):
+        for attempt in soon_again(ServerBusy, PreconditionFailed):
             with attempt:
                 # The fence is confirmed after the reading: should we sleep after that until the job is another
                 # worker's, the instance will have changed, and its server refuses the write.
-                seen = client.instance(name, project=project)
+                known, seen = seen or client.instance(name, project=project), None
                 self.confirm_fence()
-                client.patch(name, project=project, config=config, devices=devices, seen=seen)
+                client.patch(name, project=project, seen=known, **changes)
 
     def forget(self, *keys: str) -> None:
         """Drop evidence of operations that have ended, so that the next run begins new ones."""

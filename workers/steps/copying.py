@@ -20,13 +20,15 @@ from common.domain.errors import (
     TransferStalled,
     VerificationFailed,
 )
+from common.domain.fleet import ServerInfo
 from common.domain.instance import GUARD_DEVICE, Instance
 from common.domain.job import Outcome, Pass
 from common.domain.operation import Operation, OperationRef
 from common.lxd.migration import Transfer, receive_body
 from workers.steps.context import LOOK_AGAIN, Context
 from workers.steps.copies import find_operation, remove_copy
-from workers.steps.marks import GUARD, mark, snapshot_name, wanted
+from workers.steps.guard import GUARD
+from workers.steps.marks import mark, snapshot_name, wanted
 
 #: LXD 5.0.2 on btrfs tells snapshots apart by the subvolume they were received from. Those that came to the source
 #: with an earlier move count as missing on the target, and the stream then has no parent.
@@ -53,13 +55,16 @@ def run_pass(ctx: Context, kind: str) -> Outcome | Pass:
         _begin_numbering(ctx)
     if "receive" in ctx.job.evidence:
         return _follow(ctx, kind)
-    settled = _earlier_attempt(ctx, kind)
+    found = ctx.target_instance()
+    settled = _earlier_attempt(ctx, kind, found)
     if settled is not None:
         return settled
-    waiting = _thaw(ctx) or _snapshot(ctx, kind)
+    source = ctx.source_instance()
+    waiting = _thaw(ctx, source) or _snapshot(ctx, kind, source)
     if waiting is not None:
         return waiting
-    return _begin(ctx, kind)
+    begun = _begin(ctx, kind, source, found)
+    return _follow(ctx, kind) if ctx.job.is_down and ctx.lingers(begun) else begun
 
 
 def _begin_numbering(ctx: Context) -> None:
@@ -77,32 +82,38 @@ def _has_snapshot(ctx: Context) -> bool:
     return bool(ctx.job.evidence.get("snapped"))
 
 
-def _snapshot(ctx: Context, kind: str) -> Outcome | None:
+def _snapshot(ctx: Context, kind: str, source: Instance) -> Outcome | None:
     """Only where pools send deltas: there only a new snapshot makes a refresh one; elsewhere it would be a full copy.
 
     A stopped instance that is sent whole is its own snapshot.
     """
-    if not ctx.job.facts.get("deltas") or (kind == "full" and ctx.source_instance().is_stopped):
+    if not ctx.job.facts.get("deltas") or (kind == "full" and source.is_stopped):
+        return None
+    if ctx.job.evidence.get("snapped"):
         return None
     name = snapshot_name(ctx.job, _number(ctx))
-    names = {s.name for s in ctx.source.snapshots(ctx.move.instance, project=ctx.move.project)}
-    if name in names:
-        ctx.note(evidence={"snapped": True})
-        return None
-    ended = ctx.settle(
-        "snapshot",
-        lambda: ctx.on_source(ctx.source.create_snapshot(ctx.move.instance, name, project=ctx.move.project)),
-        blocked_on=f"snapshot on {ctx.move.source}",
-    )
-    if isinstance(ended, Outcome):
-        return ended
-    ctx.forget("snapshot")
-    raise TransferFailed(f"{ctx.move.source}: snapshot {name}: {ended.error if ended else 'no trace of it'}")
+    try:
+        ended = ctx.settle(
+            "snapshot",
+            lambda: ctx.on_source(ctx.source.create_snapshot(ctx.move.instance, name, project=ctx.move.project)),
+            blocked_on=f"snapshot on {ctx.move.source}",
+        )
+        if isinstance(ended, Outcome):
+            return ended
+        ctx.forget("snapshot")
+        error = ended.error if ended else "no trace of it"
+    except ServerRefused as refused:
+        error = refused.message
+    # A worker that died right after the request has left the snapshot, and then LXD refuses to make it again.
+    if error and name not in {s.name for s in ctx.source.snapshots(ctx.move.instance, project=ctx.move.project)}:
+        raise TransferFailed(f"{ctx.move.source}: snapshot {name}: {error}")
+    ctx.note(evidence={"snapped": True})
+    return None
 
 
-def _thaw(ctx: Context) -> Outcome | None:
+def _thaw(ctx: Context, source: Instance) -> Outcome | None:
     """A source daemon that died while it had frozen the instance for a pass leaves it frozen."""
-    if ctx.source_instance().status != "Frozen":
+    if source.status != "Frozen":
         return None
     ended = ctx.settle(
         "thaw",
@@ -126,14 +137,12 @@ def _is_inconsistent_allowed(ctx: Context, instance: Instance) -> bool:
     return instance.is_running and not ctx.job.facts.get("deltas") and not ctx.job.facts.get("must_freeze")
 
 
-def _begin(ctx: Context, kind: str) -> Outcome:
+def _begin(ctx: Context, kind: str, instance: Instance, copy: Instance | None) -> Outcome:
     """Offer and receive, back to back: an offer that is not taken up within 10 s is withdrawn by its server."""
     source_info, target_info = ctx.source.info(), ctx.target.info()
-    address = _source_address(ctx)
-    if kind != "full" and ctx.own_copy() is None:
+    address = _source_address(ctx, source_info)
+    if kind != "full" and not mark_receiving(ctx, copy, _number(ctx)):
         kind = "full"
-    if kind != "full":
-        _mark_dirty(ctx)
     ctx.note(
         evidence={
             "began": ctx.now().isoformat(),
@@ -141,7 +150,6 @@ def _begin(ctx: Context, kind: str) -> Outcome:
             "tries": int(ctx.job.evidence.get("tries", 0)) + 1,
         }
     )
-    instance = ctx.source_instance()
     inconsistent = _is_inconsistent_allowed(ctx, instance)
     ctx.confirm_fence()
     offer = ctx.source.offer(
@@ -188,9 +196,9 @@ def _wait(ctx: Context, kind: str, offered: OperationRef, received: OperationRef
     )
 
 
-def _source_address(ctx: Context) -> str:
+def _source_address(ctx: Context, info: ServerInfo) -> str:
     """Where the target dials: where we do if that is HTTPS, then what the source announces; another one each try."""
-    candidates = ctx.source.addresses()
+    candidates = ctx.source.addresses(info)
     if not candidates:
         raise PermanentError(
             f"{ctx.move.source} listens on no network address, so {ctx.move.target} cannot pull from it",
@@ -209,6 +217,7 @@ def _copy_config(ctx: Context, instance: Instance) -> dict[str, str]:
         mark("state"): "receiving",
         mark("pass"): str(_number(ctx)),
         mark("source"): f"{ctx.move.source}:{ctx.move.instance}",
+        mark("memo"): instance.marks.get("memo", ""),
         **wanted(_original(ctx, instance)),
     }
 
@@ -225,9 +234,17 @@ def _original(ctx: Context, instance: Instance) -> dict[str, str]:
     return config | dict(ctx.move.overrides.config)
 
 
-def _mark_dirty(ctx: Context) -> None:
-    """Before a refresh: on a dir pool an interrupted one leaves a mixture of old and new data that starts happily."""
-    ctx.patch_target({mark("state"): "receiving", mark("pass"): str(_number(ctx))})
+def mark_receiving(ctx: Context, copy: Instance | None, number: int) -> bool:
+    """Before a refresh: on a dir pool an interrupted one leaves a mixture of old and new data that starts happily.
+
+    False if there is no copy.
+    """
+    if copy is None:
+        return False
+    marks = {"state": "receiving", "pass": str(number)}
+    if marks.items() - copy.marks.items():
+        ctx.patch_target({mark(name): value for name, value in marks.items()}, seen=copy)
+    return True
 
 
 def _follow(ctx: Context, kind: str) -> Outcome | Pass:
@@ -330,7 +347,7 @@ def _prove(ctx: Context, kind: str, offered: OperationRef | None) -> Pass:
         if snapshot_name(ctx.job, _number(ctx)) not in have:
             ctx.forget(*_KEYS)
             raise OperationLost(f"{ctx.move.target}:{ctx.move.name} lacks the snapshot of the {kind} pass")
-    ctx.patch_target({mark("state"): "complete", mark("pass"): str(_number(ctx)), mark("probe"): ""})
+    ctx.patch_target({mark("state"): "complete", mark("pass"): str(_number(ctx)), mark("probe"): ""}, seen=copy)
     began = datetime.fromisoformat(ctx.job.evidence["began"])
     sent = ctx.log.progress(offered)[0] if offered else 0
     return Pass(number=_number(ctx), kind=kind, took=ctx.now() - began, sent=sent)
@@ -345,9 +362,8 @@ def _check_pool(ctx: Context, copy: Instance) -> None:
         )
 
 
-def _earlier_attempt(ctx: Context, kind: str) -> Outcome | Pass | None:
+def _earlier_attempt(ctx: Context, kind: str, found: Instance | None) -> Outcome | Pass | None:
     """What an attempt that could not tell of its end has left on the target; None means that the way is free."""
-    found = ctx.target_instance()
     if found is None:
         ctx.forget("remove", "rename", "aside")
         return None

@@ -1,12 +1,15 @@
 """Cutover: stop the source, hand over, start and verify the target. The instance is down in here.
 
-``hand_over`` is the commit point. Until then the copy is guarded and the source may be started again; from then on
-the source is guarded for good. Both guards are on the servers, so that no late request can start the wrong side.
+``hand_over`` is the commit point. The source is guarded before it stops, the copy from its first moment; until the
+commit point only the source's guard may be taken off, from then on only the copy's. Both are on the servers, so that
+no late request can start the wrong side.
 """
 
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
+
+import tenacity
 
 from common.domain.eligibility import wanted_profiles
 from common.domain.errors import (
@@ -14,46 +17,63 @@ from common.domain.errors import (
     IdentityMismatch,
     PermanentError,
     PreconditionFailed,
-    ServerRefused,
     StopRefused,
     TransferFailed,
     VerificationFailed,
 )
-from common.domain.instance import GUARD_DEVICE, Instance
+from common.domain.instance import Instance
 from common.domain.job import Outcome
 from common.domain.operation import Operation
 from common.domain.plan import AfterGrace, Method
 from workers.steps.context import Context
+from workers.steps.copying import mark_receiving
+from workers.steps.guard import guard_source, seal_guard, unguarded
 from workers.steps.health import check_health
-from workers.steps.marks import GUARD, is_own_snapshot, mark, restored, unguarded
+from workers.steps.marks import is_own_snapshot, mark, restored
 
 _DEFAULT_GRACE = timedelta(seconds=30)  # LXD's own boot.host_shutdown_timeout
 _TRANSIENT_KEYS = ("volatile.", "user.herder.")
 
 
 def stop_source(ctx: Context) -> Outcome:
-    """Stop the source within its grace; downtime begins.
+    """Guard the source, then stop it within its grace; downtime begins.
 
-    Done as soon as its processes are gone: LXD cleans up after them for another half second, during which nobody can
-    start it, and which the final pass can use.
+    Done as soon as its processes are gone: LXD cleans up after them for another half second, which nothing waits for,
+    because the guard keeps everybody from starting it.
     """
-    instance = ctx.source_instance()
+    instance = _prepared(ctx)
+    is_first_look = "down_at" not in ctx.job.facts
     if instance.is_stopped:
-        if "down_at" not in ctx.job.facts and ctx.move.method is Method.WARM:
-            # Somebody else stopped it since preflight: it shall stay stopped on the target too.
-            return Outcome.completed(was_running=False, last_used=instance.last_used_at.isoformat())
-        return Outcome.completed(last_used=instance.last_used_at.isoformat())
-    if "down_at" not in ctx.job.facts:
+        # Somebody else stopped it since preflight: it shall stay stopped on the target too.
+        was_running = ctx.job.facts["was_running"] and not (is_first_look and ctx.move.method is Method.WARM)
+        return Outcome.completed(last_used=instance.last_used_at.isoformat(), was_running=was_running)
+    if is_first_look:
         ctx.note(down_at=ctx.now().isoformat())
     if ctx.job.evidence.get("forced"):
         return _look_soon(ctx, _force(ctx))
-    grace = _grace(ctx, instance)
+    return _stop(ctx, instance)
+
+
+def _prepared(ctx: Context) -> Instance:
+    """The source, guarded. What else can be done before the downtime is done now."""
+    instance = ctx.source_instance()
+    if not instance.is_guarded:
+        guard_source(ctx)
+        instance = ctx.source_instance()
+    if "down_at" not in ctx.job.facts and ctx.move.method is Method.WARM:
+        mark_receiving(ctx, ctx.own_copy(), int(ctx.job.facts["next_pass"]))
+    return instance
+
+
+def _stop(ctx: Context, instance: Instance) -> Outcome:
+    grace = grace_of(ctx, instance)
     ended = ctx.settle(
         "stop",
         lambda: ctx.on_source(
             ctx.source.stop(instance.name, project=instance.project, grace_seconds=max(1, round(grace.total_seconds())))
         ),
         blocked_on=f"the guest to shut down, for up to {grace.total_seconds():.0f} s",
+        lingers=False,
     )
     if isinstance(ended, Outcome):
         return _look_soon(ctx, ended)
@@ -69,13 +89,29 @@ def stop_source(ctx: Context) -> Outcome:
 
 
 def _look_soon(ctx: Context, waiting: Outcome) -> Outcome:
-    """Look again after 50 ms, then less and less often, though the operation has not ended."""
-    looks = int(ctx.job.evidence.get("looks", 0))
+    """Look every few milliseconds, then less and less often: it is stopped long before the operation ends."""
+    if "looks" not in waiting.evidence:
+        ctx.note(evidence=waiting.evidence)
+        if _stops_at_once(ctx):
+            return Outcome.again(evidence=waiting.evidence)
+    looks = int(waiting.evidence.get("looks", 0))
     soon = min(timedelta(milliseconds=50) * 2**looks, waiting.retry_in)
     return replace(waiting, retry_in=soon, evidence={**waiting.evidence, "looks": looks + 1})
 
 
-def _grace(ctx: Context, instance: Instance) -> timedelta:
+def _stops_at_once(ctx: Context) -> bool:
+    looking = tenacity.Retrying(
+        retry=tenacity.retry_if_result(lambda source: not source.is_stopped),
+        wait=tenacity.wait_fixed(0.01),
+        stop=tenacity.stop_after_delay(0.3),
+        retry_error_callback=lambda last: last.outcome.result() if last.outcome else None,
+    )
+    source: Instance = looking(ctx.source_instance)
+    return source.is_stopped
+
+
+def grace_of(ctx: Context, instance: Instance) -> timedelta:
+    """How long the guest may take to shut down: as the plan says, else as the instance says, else as LXD does."""
     if ctx.move.policy.grace is not None:
         return ctx.move.policy.grace
     own = instance.expanded_config.get("boot.host_shutdown_timeout", "")
@@ -87,6 +123,7 @@ def _force(ctx: Context) -> Outcome:
         "force",
         lambda: ctx.on_source(ctx.source.force_stop(ctx.move.instance, project=ctx.move.project)),
         blocked_on="the forced stop",
+        lingers=False,
     )
     if isinstance(ended, Outcome):
         return ended
@@ -97,7 +134,7 @@ def _force(ctx: Context) -> Outcome:
 
 
 def hand_over(ctx: Context) -> Outcome:
-    """The commit point: the source is stopped and gets the guard, the copy is complete; the target is the one now."""
+    """The commit point: the source is stopped and guarded, the copy is complete; the target is the one now."""
     copy = ctx.own_copy()
     if copy is None or copy.marks.get("state") not in ("complete", "handed-over"):
         raise CutoverBroken(f"{ctx.move.target}:{ctx.move.name} is not a complete copy")
@@ -106,26 +143,18 @@ def hand_over(ctx: Context) -> Outcome:
             f"{ctx.move.target}:{copy.name} runs before it was handed over",
             hint="somebody removed the guard and started it; stop one of the two by hand",
         )
+    seal_guard(ctx)
     check_untouched(ctx, ctx.source_instance())
-    try:
-        # LXD refuses the guard on a running container, so this is also the test whether it is still stopped.
-        ctx.patch_source({"boot.autostart": "false", mark("state"): "handed-over"}, {GUARD_DEVICE: GUARD})
-    except ServerRefused as error:
-        if ctx.source_instance().is_stopped:
-            raise
-        raise CutoverBroken(f"{ctx.move.source}:{ctx.move.instance} was started again") from error
-    guarded = ctx.source_instance()
-    check_untouched(ctx, guarded)
-    if not guarded.is_guarded:
-        raise CutoverBroken(f"{ctx.move.source}:{ctx.move.instance} lost its guard")
     return Outcome.completed()
 
 
 def check_untouched(ctx: Context, source: Instance) -> None:
-    """The source has not run since it was stopped: what the final pass took from it is its last word.
+    """The source has not run since it was stopped and cannot: what the final pass took from it is its last word.
 
     Raises CutoverBroken.
     """
+    if not source.is_guarded:
+        raise CutoverBroken(f"{ctx.move.source}:{source.name} lost its guard")
     if not source.is_stopped or source.last_used_at.isoformat() != ctx.job.facts.get("last_used"):
         raise CutoverBroken(f"{ctx.move.source}:{source.name} was started again after it was stopped for the cutover")
 
@@ -137,7 +166,6 @@ def start_target(ctx: Context) -> Outcome:
         released = _release_target(ctx, copy)
         if released is not None:
             return released
-        copy = _committed_copy(ctx)
     if copy.is_running or not ctx.job.facts.get("was_running"):
         return Outcome.completed()
     ended = ctx.settle(
@@ -147,7 +175,7 @@ def start_target(ctx: Context) -> Outcome:
     )
     if isinstance(ended, Outcome):
         return ended
-    if _committed_copy(ctx).is_running:
+    if (ended is not None and ended.succeeded) or _committed_copy(ctx).is_running:
         return Outcome.completed()
     ctx.forget("start")
     raise TransferFailed(f"{ctx.move.target}: start of {copy.name}: {ended.error if ended else 'forgotten'}")

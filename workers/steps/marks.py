@@ -1,15 +1,8 @@
-"""What herder writes on instances (``user.herder.*``), and the guard that keeps a copy from starting.
+"""What herder writes on instances (``user.herder.*``)."""
 
-At any moment at most one of source and target can start, and the servers themselves enforce it: the copy is created
-with the guard, the source gets it when it has stopped, and the copy loses it only after the source has it. The guard
-is a device whose path on the host does not exist; LXD refuses to start a container that has one. So not even a worker
-that comes back from a long sleep and sends its last request can start the wrong side.
-"""
-
-from common.domain.instance import GUARD_DEVICE, MARK_PREFIX, Config, Instance
+from common.domain.instance import MARK_PREFIX, Config, Instance
 from common.domain.job import Job
 
-GUARD = {"type": "unix-char", "source": "/dev/herder-guard", "path": "/dev/herder-guard", "required": "true"}
 UNSET = "unset"
 
 #: Set on the copy so that its server does not start it and so that we can remove it; the wanted values are marked.
@@ -47,11 +40,6 @@ def restored(instance: Instance) -> dict[str, str]:
         if remembered != UNSET:
             config[key] = remembered
     return config
-
-
-def unguarded(instance: Instance) -> dict[str, dict[str, str]]:
-    """The instance's local devices without the guard."""
-    return {name: dict(device) for name, device in instance.devices.items() if name != GUARD_DEVICE}
 
 
 def unmarked(instance: Instance) -> dict[str, str]:

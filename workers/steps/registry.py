@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from common.domain.job import Outcome
-from workers.steps import cleanup, cutover, preflight, transfer, undo
+from workers.steps import bring_back, cleanup, cutover, preflight, transfer, undo
 from workers.steps.context import Context
 
 StepFunction = Callable[[Context], Outcome]
@@ -26,5 +26,8 @@ STEPS: Mapping[str, StepFunction] = {
         undo.restart_source,
         undo.discard_copy,
         undo.release_source,
+        bring_back.stop_target,
+        bring_back.take_back,
+        bring_back.start_source,
     )
 }

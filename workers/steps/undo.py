@@ -1,18 +1,25 @@
 """The way back from any step before the commit point: the source runs as it did before."""
 
-from datetime import timedelta
+from contextlib import suppress
+from datetime import datetime, timedelta
 
-from common.domain.errors import IdentityMismatch, NotFound, PreconditionFailed, ServerUnreachable, TransferFailed
-from common.domain.instance import Instance
+from common.domain.errors import IdentityMismatch, NotFound, ServerUnreachable, TransferFailed
 from common.domain.job import Outcome
 from workers.steps.cleanup import drop_own_snapshots
 from workers.steps.context import Context
 from workers.steps.copies import find_operation, remove_copy
-from workers.steps.marks import restored, unguarded, unmarked
+from workers.steps.guard import remove_guard_profiles, unguard_source
+from workers.steps.marks import unmarked
+
+_REFRESH_MAY_END = timedelta(seconds=20)
 
 
 def cancel_pass(ctx: Context) -> Outcome:
-    """No transfer of this instance is under way any more. Only the source's side of a pull can be cancelled."""
+    """No transfer of this instance is under way any more. Only the source's side of a pull can be cancelled.
+
+    A refresh gets a while to end by itself: LXD 5.0.2 forgets the snapshot, but not the snapshot's volume, of one that
+    is cancelled between the two, and then cannot delete the copy any more.
+    """
     try:
         operations = ctx.source.operations(project=ctx.move.project)
     except NotFound:
@@ -20,19 +27,21 @@ def cancel_pass(ctx: Context) -> Outcome:
     running = find_operation(operations, ctx.move.instance)
     if running is None:
         return Outcome.completed()
-    if running.may_cancel:
+    since = ctx.job.evidence.get("cancels_since", ctx.now().isoformat())
+    may_end = ctx.job.passes and ctx.now() - datetime.fromisoformat(since) < _REFRESH_MAY_END
+    if running.may_cancel and not may_end:
         ctx.confirm_fence()
         ctx.source.cancel(running.id)
     return Outcome.wait(
         f"the end of '{running.description}' on {ctx.move.source}",
         retry_in=timedelta(milliseconds=300),
         operations=(ctx.on_source(running.id),),
-        evidence=dict(ctx.job.evidence),
+        evidence={**ctx.job.evidence, "cancels_since": since},
     )
 
 
 def restart_source(ctx: Context) -> Outcome:
-    """Take the guard off the source, give it its own autostart back, and start it if it ran before."""
+    """Take the guard off the source, and start it if it ran before."""
     try:
         source = ctx.source_instance()
     except NotFound:
@@ -41,10 +50,7 @@ def restart_source(ctx: Context) -> Outcome:
         return Outcome.completed()
     _refuse_if_target_runs(ctx)
     if source.is_guarded:
-        released = _release_source(ctx, source)
-        if released is not None:
-            return released
-        source = ctx.source_instance()
+        unguard_source(ctx)
     if source.is_running or not ctx.job.facts.get("was_running") or "down_at" not in ctx.job.facts:
         return Outcome.completed()
     ended = ctx.settle(
@@ -73,23 +79,6 @@ def _refuse_if_target_runs(ctx: Context) -> None:
         )
 
 
-def _release_source(ctx: Context, source: Instance) -> Outcome | None:
-    try:
-        ended = ctx.settle(
-            "release",
-            lambda: ctx.on_source(ctx.source.replace(source, config=restored(source), devices=unguarded(source))),
-            blocked_on=f"the release of the source on {ctx.move.source}",
-        )
-    except PreconditionFailed as error:
-        raise TransferFailed(f"{ctx.move.source}:{source.name} changed meanwhile: {error}") from error
-    if isinstance(ended, Outcome):
-        return ended
-    ctx.forget("release")
-    if ended is not None and not ended.succeeded:
-        raise TransferFailed(f"{ctx.move.source}: release of {source.name}: {ended.error}")
-    return None
-
-
 def discard_copy(ctx: Context) -> Outcome:
     """The copy on the target goes, if it is ours and was never handed over."""
     copy = ctx.own_copy()
@@ -108,13 +97,12 @@ def discard_copy(ctx: Context) -> Outcome:
 
 def release_source(ctx: Context) -> Outcome:
     """Our snapshots and marks leave the source: nothing shows that we were there."""
-    dropped = drop_own_snapshots(ctx, ctx.source, ctx.move.instance, ctx.move.project, ctx.on_source)
+    dropped = drop_own_snapshots(ctx)
     if dropped is not None:
         return dropped
-    try:
+    with suppress(NotFound):
         source = ctx.source_instance()
-    except NotFound:
-        return Outcome.completed()
-    if source.marks.get("job") == ctx.job.id:
-        ctx.patch_source(unmarked(source))
+        if source.marks.get("job") == ctx.job.id:
+            ctx.patch_source(unmarked(source), profiles=source.own_profiles)
+    remove_guard_profiles(ctx)
     return Outcome.completed()

@@ -20,7 +20,7 @@ def plan_of(request: Request, *instances: Instance) -> Plan:
 
 def selected(*instances: Instance, **selection: Any) -> list[str]:
     """The names of those of ``s1`` that the selection means."""
-    return [i.name for i in select(a_server("s1", *instances), Selection(source="s1", **selection))]
+    return [i.name for i in select(instances, Selection(source="s1", **selection))]
 
 
 def with_priority(name: str, priority: str) -> Instance:
@@ -61,7 +61,7 @@ def test_only_the_selected_project_is_meant() -> None:
     """Instances of the same name elsewhere stay."""
     here, there = an_instance("web1"), an_instance("web1", project="shop")
     source = a_server("s1", here, there, projects=("default", "shop"))
-    assert select(source, Selection(source="s1", project="shop")) == (there,)
+    assert select(source.instances, Selection(source="s1", project="shop")) == (there,)
 
 
 @pytest.mark.parametrize(
@@ -209,4 +209,4 @@ def test_drift_is_told_in_words(web1: Instance | None, said: str) -> None:
 def test_an_untrusted_source_is_not_asked_for_its_projects() -> None:
     """It tells nothing before it trusts us; the refusal says that."""
     source = Server(remote="s1", info=a_server_info("s1", trusted=False), projects=())
-    assert select(source, Selection(source="s1")) == ()
+    assert select(source.instances, Selection(source="s1")) == ()

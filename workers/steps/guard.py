@@ -1,0 +1,86 @@
+"""The guard: what keeps one side of a move from starting, enforced by its server.
+
+At any moment at most one of source and target can start. The guard is a device whose path on the host does not exist,
+and LXD refuses to start a container that has one. So not even a worker that comes back from a long sleep and sends its
+last request can start the wrong side.
+
+The copy is created with the device. The source gets it while it still runs, through a profile of its job: LXD refuses
+to plug such a device into a running container, but saves the profile. From then on nobody can start the source once it
+has stopped, and nothing has to wait until LXD has cleaned up after the stop. The copy loses its guard only after the
+source was seen stopped and guarded, and after the hand-over was written into the same profile, so that of a hand-over
+and a way back at the same instant one is refused.
+"""
+
+from collections.abc import Mapping
+
+from common.domain.errors import CutoverBroken, NotFound, PreconditionFailed
+from common.domain.instance import GUARD_DEVICE, Instance, guard_profile
+from common.lxd.client import LxdClient
+from workers.steps.context import Context, soon_again
+from workers.steps.marks import mark
+
+GUARD = {"type": "unix-char", "source": "/dev/herder-guard", "path": "/dev/herder-guard", "required": "true"}
+
+
+def unguarded(instance: Instance) -> dict[str, dict[str, str]]:
+    """The instance's local devices without the guard."""
+    return {name: dict(device) for name, device in instance.devices.items() if name != GUARD_DEVICE}
+
+
+def guard_source(ctx: Context) -> None:
+    """Keep the source from being started again, whether it runs or not. Raises CutoverBroken if that has no effect."""
+    name = guard_profile(ctx.job.id)
+    # LXD refreshes snapshots only onto a server that knows every profile of their instance.
+    _ensure(ctx, ctx.target, ctx.move.target_project)
+    _ensure(ctx, ctx.source, ctx.move.project)
+    source = ctx.source_instance()
+    if name not in source.profiles:
+        ctx.patch_source({}, profiles=(*source.profiles, name))
+    _write(ctx, "guards", devices={GUARD_DEVICE: GUARD})
+    if not ctx.source_instance().is_guarded:
+        raise CutoverBroken(f"{ctx.move.source}:{ctx.move.instance} was taken out of profile {name}")
+
+
+def seal_guard(ctx: Context) -> None:
+    """Write the hand-over into the guard: whoever was about to take it off is refused."""
+    _write(ctx, "handed-over", devices={GUARD_DEVICE: GUARD})
+
+
+def unguard_source(ctx: Context) -> None:
+    """Take the guard off the source; its profile stays."""
+    _write(ctx, "open", devices={})
+
+
+def remove_guard_profiles(ctx: Context) -> None:
+    """Delete the job's profile on both servers; the source does not use it any more."""
+    for client, project in ((ctx.source, ctx.move.project), (ctx.target, ctx.move.target_project)):
+        ctx.confirm_fence()
+        try:
+            client.delete_profile(guard_profile(ctx.job.id), project=project)
+        except NotFound:
+            continue
+
+
+def _ensure(ctx: Context, client: LxdClient, project: str) -> None:
+    name = guard_profile(ctx.job.id)
+    try:
+        client.profile(name, project=project)
+    except NotFound:
+        ctx.confirm_fence()
+        client.create_profile(name, description=f"herder: guard of job {ctx.job.id}", project=project)
+
+
+def _write(ctx: Context, state: str, *, devices: Mapping[str, Mapping[str, str]]) -> None:
+    """Change the source's guard profile. The time makes its ETag one that never comes back."""
+    name = guard_profile(ctx.job.id)
+    for attempt in soon_again(PreconditionFailed):
+        with attempt:
+            seen = ctx.source.profile(name, project=ctx.move.project)
+            ctx.confirm_fence()
+            ctx.source.replace_profile(
+                seen,
+                description=seen.description,
+                config={mark("job"): ctx.job.id, mark("state"): state, mark("since"): ctx.now().isoformat()},
+                devices=devices,
+                project=ctx.move.project,
+            )
