@@ -20,7 +20,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --no-deps --editable .
 	@touch $@
 
-demo: setup ## Empty a real LXD server with 12 running containers into another one
+demo: setup ## Empty a real LXD server with 12 running containers into another one; a simulated one where LXD cannot run
 	$(BIN)/python -m tests.demo
 
 check: setup ## Lint, types and import contracts
@@ -29,17 +29,20 @@ check: setup ## Lint, types and import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-unit: setup ## Tests without network and servers
-	$(BIN)/pytest tests/unit tests/docs
+unit: setup ## Tests without network and servers; simulated servers among them
+	$(BIN)/pytest tests/unit tests/docs tests/simulator
+	$(BIN)/pytest tests/contract -m "not lab"
 
 integration: setup ## Tests with a real Redis
 	$(BIN)/pytest tests/integration
 
 acceptance: setup ## Tests with real LXD servers
 	$(BIN)/pytest tests/lab tests/acceptance tests/bench
+	$(BIN)/pytest tests/contract -m lab
 
 test: check ## Everything that must hold: check, unit, integration, acceptance
-	$(BIN)/pytest tests/docs tests/unit tests/integration tests/lab tests/acceptance tests/bench
+	$(BIN)/pytest tests/docs tests/unit tests/simulator tests/integration tests/contract tests/lab tests/acceptance \
+		tests/bench
 
 lab: setup ## Bring real LXD servers up: s1, s2, d1 and the cluster c1 to c3
 	$(BIN)/python -m tests.lab up
