@@ -1,10 +1,11 @@
 """Plan and jobs -> Report: plain values, the one thing that CLI, JSON and every other face render. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from statistics import median, quantiles
 
+from common.domain.aside import Trouble
 from common.domain.job import Job, JobError, State
 from common.domain.plan import Plan
 
@@ -70,6 +71,15 @@ class RefusalReport:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SetAsideReport:
+    """A server that does not answer, and for which jobs of the plan wait."""
+
+    server: str
+    since: datetime
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """A plan and all its jobs at one moment. ``state`` is running, done, failed, paused or empty."""
 
@@ -82,6 +92,7 @@ class Report:
     totals: Totals
     jobs: tuple[JobReport, ...]
     refused: tuple[RefusalReport, ...] = ()
+    set_aside: tuple[SetAsideReport, ...] = ()
     eta_s: float | None = None
 
     @property
@@ -90,8 +101,14 @@ class Report:
         return self.state not in ("running", "paused")
 
 
-def make_report(plan: Plan, jobs: Sequence[Job], progress: Mapping[str, Progress], now: datetime) -> Report:
-    """The report; ``progress`` by job id.
+def make_report(
+    plan: Plan,
+    jobs: Sequence[Job],
+    progress: Mapping[str, Progress],
+    now: datetime,
+    set_aside: Collection[Trouble] = (),
+) -> Report:
+    """The report; ``progress`` by job id, ``set_aside`` are servers of whatever plan.
 
     No server tells how much there is to send, so times to the end are extrapolated: of the plan from the steps done so
     far, of a job from how long those that are done took.
@@ -109,6 +126,7 @@ def make_report(plan: Plan, jobs: Sequence[Job], progress: Mapping[str, Progress
         totals=_totals(plan, jobs, progress),
         jobs=tuple(_job(job, progress.get(job.id, Progress()), _eta(job, usual, now)) for job in jobs),
         eta_s=None if ended else _plan_eta(jobs, now),
+        set_aside=_set_aside(jobs, set_aside),
         refused=tuple(
             RefusalReport(
                 instance=refusal.instance,
@@ -119,6 +137,15 @@ def make_report(plan: Plan, jobs: Sequence[Job], progress: Mapping[str, Progress
             )
             for refusal in plan.refusals
         ),
+    )
+
+
+def _set_aside(jobs: Sequence[Job], set_aside: Collection[Trouble]) -> tuple[SetAsideReport, ...]:
+    needed = {server for job in jobs if not job.has_ended for server in (job.move.source, job.move.target)}
+    return tuple(
+        SetAsideReport(server=trouble.remote, since=trouble.since, reason=trouble.reason)
+        for trouble in set_aside
+        if trouble.remote in needed
     )
 
 

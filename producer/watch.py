@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
+from common.domain.errors import InputError, RecordLost
 from common.domain.job import Job, State
 from common.store.jobs import JobStore
 from common.store.operations import OperationStore
@@ -14,7 +15,7 @@ def read_report(plan_id: str, jobs: JobStore, operations: OperationStore) -> Rep
     plan = jobs.plan(plan_id)
     records = jobs.jobs(plan_id)
     progress = {job.id: _progress(job, operations) for job in records}
-    return make_report(plan, records, progress, datetime.now(UTC))
+    return make_report(plan, records, progress, datetime.now(UTC), jobs.servers.set_aside())
 
 
 def _progress(job: Job, operations: OperationStore) -> Progress:
@@ -26,10 +27,17 @@ def _progress(job: Job, operations: OperationStore) -> Progress:
 
 
 def follow(plan_id: str, jobs: JobStore, operations: OperationStore, pause: Callable[[], None]) -> Iterator[Report]:
-    """Reports, one after the other, ``pause`` between them, until the plan has ended; the last one is yielded too."""
+    """Reports, one after the other, ``pause`` between them, until the plan has ended; the last one is yielded too.
+
+    Raises RecordLost if the plan vanishes meanwhile.
+    """
+    report = read_report(plan_id, jobs, operations)
     while True:
-        report = read_report(plan_id, jobs, operations)
         yield report
         if report.has_ended:
             return
         pause()
+        try:
+            report = read_report(plan_id, jobs, operations)
+        except InputError as error:
+            raise RecordLost(f"Redis has lost plan {plan_id}") from error

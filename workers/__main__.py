@@ -25,6 +25,7 @@ from workers.actors import declare_actors
 from workers.broker import build_broker
 from workers.keeper import Keeper
 from workers.listener import Listeners
+from workers.prober import Prober
 from workers.runner import Runner
 from workers.servers import Servers
 
@@ -65,7 +66,8 @@ def _serve(settings: Settings, *, with_parent: bool) -> int:
     worker.start()
     name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
     listeners = Listeners(operations, servers, name)
-    keeper = Keeper(broker, worker, jobs, runner.held, listeners, parent)
+    prober = Prober(jobs.servers, servers, name)
+    keeper = Keeper(broker, worker, jobs, runner.held, listeners, prober, parent)
     keeper_thread = threading.Thread(target=keeper.run, name="keeper", daemon=True)
     keeper_thread.start()
     asked_to_stop.wait()
@@ -73,8 +75,9 @@ def _serve(settings: Settings, *, with_parent: bool) -> int:
     keeper_thread.join()
     try:
         listeners.give_up()
+        prober.give_up()
     except redis.RedisError as error:
-        log.warning("listeners.not_given_up reason=%s", error)
+        log.warning("leases.not_given_up reason=%s", error)
     worker.stop(timeout=10_000)
     return 0
 

@@ -1,8 +1,8 @@
 """The thread that keeps a worker process honest.
 
 It sends heartbeats and maintenance, prolongs the leases of the jobs held here, pumps overdue jobs, keeps a listener for
-each server that jobs wait on, and ends the process when a thread of it has died or a Redis outage may have orphaned
-messages: whoever started the worker starts a fresh one (crash-only).
+each server that jobs wait on and a prober for each that is set aside, and ends the process when a thread of it has died
+or a Redis outage may have orphaned messages: whoever started the worker starts a fresh one (crash-only).
 """
 
 import logging
@@ -18,6 +18,7 @@ from common.domain.errors import FenceLost
 from common.store.jobs import LEASE, JobStore
 from workers.broker import HEARTBEAT_TIMEOUT_MS, WakeUpBroker
 from workers.listener import Listeners
+from workers.prober import Prober
 from workers.runner import HeldJobs
 
 log = logging.getLogger("herder.keeper")
@@ -40,6 +41,7 @@ class Keeper:
     jobs: JobStore
     held: HeldJobs
     listeners: Listeners
+    prober: Prober
     parent: int | None = None
     stopping: threading.Event = field(default_factory=threading.Event)
     _maintained: float = 0.0
@@ -81,6 +83,8 @@ class Keeper:
             self._leave_if_dead()
             self.broker.nothing_to_do = self.jobs.unfinished() == 0
             self.listeners.tend()
+            if not self.broker.nothing_to_do:
+                self.prober.tend()
 
     def _renew(self) -> None:
         for claim in self.held.snapshot():

@@ -5,9 +5,10 @@ Called by the actors. Knows the store and the itineraries, not LXD; the steps kn
 
 import logging
 import threading
+import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 import redis
 import tenacity
 
+from common.domain.aside import Trouble
 from common.domain.errors import (
     CutoverBroken,
     FenceLost,
@@ -24,8 +26,8 @@ from common.domain.errors import (
     ServerUnreachable,
     TemporaryError,
 )
-from common.domain.itinerary import Slot, Step
-from common.domain.job import Job, JobError, Kind, Outcome, State
+from common.domain.itinerary import GIVE_BACK, Slot, Step
+from common.domain.job import GIVE_BACK_AFTER, Job, JobError, Kind, Outcome, State
 from common.logs import event
 from common.lxd.client import LxdClient
 from common.store.events import pack_event
@@ -40,6 +42,10 @@ log = logging.getLogger("herder.runner")
 #: A permit outlives the longest silence of a healthy job, which looks at its operations every 15 s.
 SLOT_LEASE = timedelta(minutes=2)
 _SLOT_RETRY = timedelta(seconds=30)
+#: A job that waits for a server is woken when the server is back; this is only in case a write of Redis was lost.
+_ASIDE_RETRY = timedelta(minutes=10)
+#: So much later than the moment from which an instance is given back, a job that waited for it is surely late enough.
+_A_MOMENT = timedelta(milliseconds=50)
 #: Attempts of one step until a fault that keeps coming back waits for a person. Unreachable servers do not count.
 MAX_ATTEMPTS = 8
 _MAX_ATTEMPTS_OF_A_BUG = 3
@@ -108,10 +114,10 @@ class Runner:
             if stop:
                 return
             before = job
-            job, outcome = self._attempt(claim, job)
+            job, outcome, stranded = self._attempt(claim, job)
             goes_on = job.state is State.RUNNING and job.phase is before.phase
             delay = outcome.retry_in if job.state is State.WAITING else timedelta(0)
-            control = self._commit(claim, before, job, outcome, keep=goes_on, delay=delay)
+            control = self._commit(claim, before, job, outcome, keep=goes_on, delay=delay, stranded=stranded)
             if not goes_on:
                 return
 
@@ -127,24 +133,65 @@ class Runner:
             return paused, True
         return job, False
 
-    def _attempt(self, claim: Claim, job: Job) -> tuple[Job, Outcome]:
-        """Run the current step once and fold its outcome into the job."""
+    def _attempt(self, claim: Claim, job: Job) -> tuple[Job, Outcome, tuple[str, ...]]:
+        """Run the current step once and fold its outcome into the job; also the servers without which it waits."""
+        troubles = self.jobs.servers.troubles()
+        away = [troubles[each] for each in needed_servers(job) if each in troubles and troubles[each].is_set_aside]
+        if away:
+            outcome = self._stand_aside(job, away)
+            return job.with_outcome(outcome, self.now()), outcome, tuple(trouble.remote for trouble in away)
         blocked = self._take_slots(job)
         if blocked:
             outcome = Outcome.wait(blocked, retry_in=_SLOT_RETRY, evidence=job.evidence)
-            return job.with_outcome(outcome, self.now()), outcome
+            return job.with_outcome(outcome, self.now()), outcome, ()
         try:
             ctx = self._context(claim, job)
         except HerderError as error:
             outcome = self._outcome_of(job, error)
-            return job.with_outcome(outcome, self.now()), outcome
+            return job.with_outcome(outcome, self.now()), outcome, ()
+        return self._run_step(ctx, troubles)
+
+    def _stand_aside(self, job: Job, away: Sequence[Trouble]) -> Outcome:
+        """Wait for servers without asking them; but an instance that is down for too long is given back first."""
+        blocked_on = ", ".join(map(str, away))
+        retry_in = _ASIDE_RETRY
+        if job.down_at is not None and not job.is_committed and not job.is_going_back:
+            left = job.down_at + GIVE_BACK_AFTER - self.now()
+            if left < timedelta(0):
+                error = JobError(code=ServerUnreachable.code, message=blocked_on, hint=ServerUnreachable.default_hint)
+                return Outcome.retry(error, retry_in=timedelta(0))
+            retry_in = left + _A_MOMENT
+        return Outcome.wait(blocked_on, retry_in=retry_in, evidence=job.evidence)
+
+    def _run_step(self, ctx: Context, troubles: Mapping[str, Trouble]) -> tuple[Job, Outcome, tuple[str, ...]]:
+        begun_at = time.monotonic()
+        silent, stranded = "", tuple[str, ...]()
         try:
-            outcome = STEPS[job.step](ctx)
+            outcome = STEPS[ctx.job.step](ctx)
         except (FenceLost, redis.RedisError):
             raise  # nothing can be recorded; the pump sends another wake-up
         except Exception as error:  # noqa: BLE001 - a bug in one step must not take the worker down
             outcome = self._outcome_of(ctx.job, error)
-        return ctx.job.with_outcome(outcome, self.now()), outcome
+            silent = error.server if isinstance(error, ServerUnreachable) else ""
+            stranded = self._count_failure(silent, str(error))
+        for remote, client in ((ctx.move.source, ctx.source), (ctx.move.target, ctx.target)):
+            if remote in troubles and remote != silent and client.transport.answered_at >= begun_at:
+                self._count_answer(remote)
+        return ctx.job.with_outcome(outcome, self.now()), outcome, stranded
+
+    def _count_failure(self, remote: str, reason: str) -> tuple[str, ...]:
+        """One more request that this server, if any, did not answer; the server if it is set aside."""
+        if not remote:
+            return ()
+        trouble, is_new = self.jobs.servers.failed(remote, reason)
+        if is_new:
+            since = trouble.since.isoformat(timespec="seconds")
+            event(log, "server.set_aside", remote=remote, since=since, reason=reason)
+        return (remote,) if trouble.is_set_aside else ()
+
+    def _count_answer(self, remote: str) -> None:
+        if self.jobs.servers.answered(remote):
+            event(log, "server.back", remote=remote)
 
     def _context(self, claim: Claim, job: Job) -> Context:
         def save(changed: Job) -> None:
@@ -198,13 +245,15 @@ class Runner:
         *,
         keep: bool = False,
         delay: timedelta = timedelta(0),
+        stranded: Sequence[str] = (),
     ) -> str:
         control = self.jobs.commit(
             claim,
             job,
             keep=keep,
             delay=delay,
-            release=_slots_given_back(before, job, outcome),
+            servers=stranded if job.state is State.WAITING else (),
+            release=_slots_given_back(before, job, outcome, is_stranded=bool(stranded)),
             events=[self._tell(before, job, outcome)],
         )
         return control if keep else ""
@@ -231,6 +280,12 @@ def _runnable(claim: Claim, now: datetime) -> Job:
     return job if job.state is State.RUNNING else job.taken(now)
 
 
+def needed_servers(job: Job) -> tuple[str, ...]:
+    """The servers without which the current step can do nothing. To give an instance back takes its source alone."""
+    gives_back = job.step in {step.name for step in GIVE_BACK.steps}
+    return (job.move.source,) if gives_back else (job.move.source, job.move.target)
+
+
 def slots_of(job: Job, step: Step) -> list[tuple[str, int]]:
     """``(resource, limit)`` of each permit that a step needs: one on its source, one on its target."""
     move, limits = job.move, job.limits
@@ -241,8 +296,9 @@ def slots_of(job: Job, step: Step) -> list[tuple[str, int]]:
     return []
 
 
-def _slots_given_back(before: Job, job: Job, outcome: Outcome | None) -> list[str]:
+def _slots_given_back(before: Job, job: Job, outcome: Outcome | None, *, is_stranded: bool) -> list[str]:
     """What the job does not need any more: after a change of slot, at its end, and while a fault makes it wait."""
     held = [resource for resource, _ in slots_of(before, before.current)]
-    resting = job.has_ended or job.state is State.PAUSED or (outcome is not None and outcome.kind is Kind.RETRY)
+    failed = is_stranded or (outcome is not None and outcome.kind is Kind.RETRY)
+    resting = job.has_ended or job.state is State.PAUSED or failed
     return held if resting or job.current.slot is not before.current.slot else []

@@ -22,6 +22,7 @@
       . NotFound
       . NotTrusted          our certificate, or the server's, is not the one agreed on
       . PreconditionFailed  the instance changed since it was read
+  + RecordLost              a person: Redis has forgotten a plan; `herder recover` rebuilds it from the servers
   + FenceLost               nobody: another worker owns the job; stop, write nothing
 
 An error of any other type is a bug: the attempt is recorded, tried a few times and then parked with its traceback.
@@ -74,10 +75,14 @@ class TemporaryError(HerderError):
 
 
 class ServerUnreachable(TemporaryError):
-    """No answer from the server: refused, timed out or cut."""
+    """No answer from the server: refused, timed out or cut; ``server`` is the remote that was asked, if any."""
 
     code = "server_unreachable"
     default_hint = "herder tries again by itself; see that the server is up and reachable"
+
+    def __init__(self, message: str, *, server: str = "", hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.server = server
 
 
 class ServerBusy(TemporaryError):
@@ -177,6 +182,13 @@ class PreconditionFailed(ServerRefused):
     """HTTP 412: the instance is not as it was when its ETag was read."""
 
     code = "precondition_failed"
+
+
+class RecordLost(HerderError):
+    """Redis does not know a plan any more that it knew a moment ago."""
+
+    code = "record_lost"
+    default_hint = "`herder recover` rebuilds its jobs from what they wrote on the servers"
 
 
 class FenceLost(HerderError):

@@ -358,7 +358,8 @@ class Job:
         if not self.is_committed or self.state not in (State.DONE, State.PARKED):
             raise ValueError(f"job {self.id} is {self.state} and before its commit point")
         first = BRING_BACK.steps[0].name
-        at = replace(self, itinerary=BRING_BACK.name, step=first, evidence={}, attempts=0, error=None)
+        reached = self.reached if self.is_going_back else self.step
+        at = replace(self, itinerary=BRING_BACK.name, step=first, reached=reached, evidence={}, attempts=0, error=None)
         return at.to(State.QUEUED, finished_at=None)
 
     def retried(self) -> "Job":

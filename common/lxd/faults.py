@@ -85,9 +85,9 @@ def translated(server: str) -> Iterator[None]:
     except websocket.WebSocketBadStatusException as error:
         raise refusal(server, error.status_code, _error_text(error.resp_body)) from error
     except websocket.WebSocketTimeoutException as error:
-        raise ServerUnreachable(f"{server}: no answer in time") from error
+        raise ServerUnreachable(f"{server}: no answer in time", server=server) from error
     except websocket.WebSocketException as error:
-        raise ServerUnreachable(f"{server}: {_reason(error)}") from error
+        raise ServerUnreachable(f"{server}: {_reason(error)}", server=server) from error
     except OSError as error:
         raise _system_error(server, error) from error
 
@@ -98,23 +98,23 @@ def _tls_error(server: str, error: Exception) -> HerderError:
         return wrong_certificate(server)
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return NotTrusted(f"{server}: no authority vouches for its certificate, and we do not know it ourselves")
-    return ServerUnreachable(f"{server}: {_reason(error)}")
+    return ServerUnreachable(f"{server}: {_reason(error)}", server=server)
 
 
 def _request_error(server: str, error: requests.RequestException) -> HerderError:
     if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.InvalidSchema):
         return InputError(f"{server}: {error}")
     if isinstance(error, requests.Timeout):
-        return ServerUnreachable(f"{server}: no answer in time")
+        return ServerUnreachable(f"{server}: no answer in time", server=server)
     if _NO_PERMISSION in str(error):
         return _no_permission(server)
-    return ServerUnreachable(f"{server}: {_reason(error)}")
+    return ServerUnreachable(f"{server}: {_reason(error)}", server=server)
 
 
 def _system_error(server: str, error: OSError) -> HerderError:
     if isinstance(error, PermissionError):
         return _no_permission(server)
-    return ServerUnreachable(f"{server}: {_reason(error)}")
+    return ServerUnreachable(f"{server}: {_reason(error)}", server=server)
 
 
 def _no_permission(server: str) -> NotTrusted:

@@ -6,6 +6,7 @@ Who we are and whom we trust is settled here (``tls``), and every error is herde
 
 import socket
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,8 @@ class Transport:
 
     ``address`` is ``https://HOST[:PORT]`` or ``unix:///PATH``. The PEM ``server_certificate`` is pinned by its SHA-256
     on every connection; without it an HTTPS server must have one that the system's authorities vouch for. Timeouts are
-    in seconds. ``name`` begins every error message. Raises InputError for an address or files that cannot be used.
+    in seconds. ``name`` begins every error message; ``answered_at`` is when the server last answered, by the monotonic
+    clock. Raises InputError for an address or files that cannot be used.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Transport:
     ) -> None:
         self.address = address.rstrip("/")
         self.name = name or self.address
+        self.answered_at = float("-inf")
         self._pin = tls.fingerprint(server_certificate) if server_certificate else None
         self._timeouts = (connect_timeout, read_timeout)
         self._socket_path = _socket_path(self.address)
@@ -112,6 +115,7 @@ class Transport:
         timeouts = (self._timeouts[0], timeout or self._timeouts[1])
         with faults.translated(self.name):
             answer = self._session().request(method, self._base + path, timeout=timeouts, allow_redirects=False, **what)
+        self.answered_at = time.monotonic()
         return _read(self.name, answer)
 
     def _session(self) -> requests.Session:

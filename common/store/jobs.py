@@ -13,11 +13,13 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from common.domain.errors import FenceLost, InputError
+from common.domain.itinerary import UNDO
 from common.domain.job import Job, State
 from common.domain.plan import Plan
 from common.store.codec import decode, encode
 from common.store.keys import Keys
 from common.store.scripts import Scripts
+from common.store.servers import ServerStore
 
 #: A holder that does not renew within this is taken for dead. Longer than the 10 s after which LXD drops a migration
 #: offer that was not taken up, so that a worker that comes back from a long sleep can no longer start a transfer.
@@ -42,12 +44,13 @@ def _ms(value: timedelta) -> int:
 
 
 class JobStore:
-    """Plans and jobs of one namespace."""
+    """Plans and jobs of one namespace. ``servers`` are those that they wait for because they do not answer."""
 
     def __init__(self, client: "Redis", keys: Keys) -> None:
         self._client = client
         self._keys = keys
         self._run = Scripts(client, keys.namespace)
+        self.servers = ServerStore(client, keys)
 
     def save_plan(self, plan: Plan) -> bool:
         """Store a plan before its jobs; True if it was not there yet."""
@@ -113,23 +116,27 @@ class JobStore:
         *,
         keep: bool = False,
         delay: timedelta = timedelta(0),
+        servers: Sequence[str] = (),
         release: Sequence[str] = (),
         events: Sequence[bytes] = (),
     ) -> str:
         """Save the checkpoint and what follows from it; returns the control that a person asked for.
 
-        ``keep`` holds on to the lease; otherwise the job is given up: a waiting one until ``delay`` has passed or one
-        of its operations ends, a running one to the queue of its phase. Raises FenceLost, and nothing has changed.
+        ``keep`` holds on to the lease; otherwise the job is given up: a waiting one until ``delay`` has passed, one of
+        its operations ends or one of ``servers``, which are set aside, is back; a running one to the queue of its
+        phase. Raises FenceLost, and nothing has changed.
         """
         envelope = {
             "state": job.state.value,
             "phase": job.phase.value,
             "record": encode(job),
             "committed": job.is_committed,
+            "undoing": job.itinerary == UNDO.name,
             "keep": keep,
             "lease_ms": _ms(LEASE),
             "delay_ms": _ms(delay),
             "operations": [[ref.remote, ref.id, ref.project] for ref in job.operations],
+            "servers": list(servers),
             "release": list(release),
             "plan": job.plan,
             "events": list(events),

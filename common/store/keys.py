@@ -17,6 +17,10 @@ key                             type    holds
 ``NS:slots:REMOTE:ROLE``        zset    job id by the end of its permit (ms)
 ``NS:queue:REMOTE:ROLE``        zset    job ids that wait for a slot, by the time they asked
 ``NS:listener:REMOTE``          string  the worker that listens to this server, with a time to live
+``NS:troubles``                 hash    remote -> ``failures`` in a row, ``since`` and ``last`` (ms), ``reason``, and
+                                        whether it is set ``aside``, msgpack; gone when the server answers
+``NS:stranded:REMOTE``          set     job ids that wait for a server that is set aside
+``NS:prober:REMOTE``            string  the worker that probes this server, with a time to live
 ``NS:workers``                  zset    worker id by its last sign of life (s)
 ``NS:events:PLAN``              stream  what happened, msgpack; about 10 000 entries are kept
 ``NS:message``                  string  counter for message ids
@@ -52,6 +56,10 @@ class Keys:
         return f"{self.namespace}:listening"
 
     @property
+    def troubles(self) -> str:
+        return f"{self.namespace}:troubles"
+
+    @property
     def workers(self) -> str:
         return f"{self.namespace}:workers"
 
@@ -78,6 +86,9 @@ class Keys:
 
     def listener(self, remote: str) -> str:
         return f"{self.namespace}:listener:{remote}"
+
+    def prober(self, remote: str) -> str:
+        return f"{self.namespace}:prober:{remote}"
 
     def events(self, plan: str) -> str:
         return f"{self.namespace}:events:{plan}"

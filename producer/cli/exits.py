@@ -17,6 +17,7 @@ BUG = 1
 INPUT = 2
 NOT_ALL = 3
 UNREACHABLE = 4
+FOUND = 5
 INTERRUPTED = 130
 
 #: Shown at the end of every command's help.
@@ -24,7 +25,8 @@ EXIT_STATUS = """
 EXIT STATUS
 
 0: done. 1: a bug in herder. 2: the input cannot be carried out, nothing has moved. 3: something was refused, failed
-or is parked. 4: a server or Redis does not answer. 130: interrupted; unfinished work goes on with `herder resume`.
+or is parked. 4: a server or Redis does not answer. 5: the janitor found something that is not mended. 130:
+interrupted; unfinished work goes on with `herder resume`.
 """
 
 P = ParamSpec("P")

@@ -123,10 +123,12 @@ def _bring_up(plan_id: str, session: Session) -> None:
 
 
 def _watch_as_lines(plan_id: str, session: Session, after: str) -> Report:
-    """For logs and pipes: one line for each step that a job completed."""
+    """For logs and pipes: one line for each step that a job completed, for each server set aside and each one back."""
     reports = follow(plan_id, session.jobs, session.operations, lambda: time.sleep(_REFRESH_SECONDS))
+    away: dict[str, str] = {}
     while True:
         report = next(reports)
+        away = _tell_servers(report, away)
         for entry_id, event in session.events.read(plan_id, after):
             after = entry_id
             if event["outcome"] != "wait":
@@ -134,6 +136,17 @@ def _watch_as_lines(plan_id: str, session: Session, after: str) -> Report:
                 render.console.print(f"{event['instance']}: {event['step']} {event['outcome']}{reason}", markup=False)
         if report.has_ended:
             return report
+
+
+def _tell_servers(report: Report, away: dict[str, str]) -> dict[str, str]:
+    """Print which servers were set aside, and which are back, since these were away; those that are away now."""
+    now_away = {server.server: render.told_set_aside(server) for server in report.set_aside}
+    lines = [line for server, line in now_away.items() if server not in away]
+    needed = {server for job in report.jobs if not job.finished_at for server in (job.source, job.target)}
+    lines += [f"server {server} is back" for server in away if server in needed and server not in now_away]
+    for line in lines:
+        render.console.print(line, markup=False)
+    return now_away
 
 
 def finish(report: Report, *, as_json: bool) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from producer.cli import control, doctor, evacuate, move, plan, recover, remote, watch, worker
+from producer.cli import control, doctor, evacuate, janitor, move, plan, recover, remote, watch, worker
 from producer.cli.exits import EXIT_STATUS
 
 
@@ -39,6 +39,7 @@ for command in (
     recover.recover,
     worker.worker,
     doctor.doctor,
+    janitor.janitor,
 ):
     app.command(epilog=EXIT_STATUS)(command)
 app.add_typer(remote.app, name="remote")

@@ -1,6 +1,6 @@
 """Plan and Report -> rich tables and progress bars, for people."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
@@ -11,7 +11,7 @@ from rich.text import Text
 
 from common.domain.plan import Plan
 from common.domain.units import render_duration, render_size
-from producer.report import JobReport, Report
+from producer.report import JobReport, Report, SetAsideReport
 
 console = Console(highlight=False)
 
@@ -54,7 +54,19 @@ def live(report: Report) -> RenderableType:
         table.add_row(*(cell(job) for _, _, cell in columns))
     hidden = len(report.jobs) - len(jobs)
     note = [Text(f"{hidden} more are done or queued", style="dim")] if hidden else []
-    return Group(_overall(report), table, *note)
+    return Group(_overall(report), *_set_aside([report]), table, *note)
+
+
+def told_set_aside(server: SetAsideReport) -> str:
+    """One server that does not answer, in a sentence."""
+    since = f"{server.since:%Y-%m-%d %H:%M:%S} UTC"
+    return f"server {server.server} is set aside: unreachable since {since} ({server.reason})"
+
+
+def _set_aside(reports: Sequence[Report]) -> list[Text]:
+    """Each server once, however many plans wait for it."""
+    told = dict.fromkeys(told_set_aside(server) for report in reports for server in report.set_aside)
+    return [Text(line, style="yellow") for line in told]
 
 
 def _overall(report: Report) -> RenderableType:
@@ -106,7 +118,7 @@ def final(report: Report) -> RenderableType:
 
 
 def _troubles(report: Report) -> list[Text]:
-    lines = []
+    lines = _set_aside([report])
     for job in report.jobs:
         if job.blocked_on:
             lines.append(Text(f"{job.instance} ({job.job}) waits for {job.blocked_on}", style="yellow"))
@@ -148,4 +160,6 @@ def plans_table(reports: list[Report]) -> RenderableType:
         state = Text(report.state, style=_COLOURS.get(report.state, ""))
         made = report.created_at.strftime("%Y-%m-%d %H:%M")
         table.add_row(report.plan, escape(report.name), made, state, *(str(count) for count in counts))
-    return table if reports else Text("no plans yet; `herder evacuate SOURCE: --to TARGET:` makes one")
+    if not reports:
+        return Text("no plans yet; `herder evacuate SOURCE: --to TARGET:` makes one")
+    return Group(table, *_set_aside(reports))

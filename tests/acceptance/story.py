@@ -23,7 +23,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 #: Far more than any story takes; a command that hangs is a failure with its output.
 PATIENCE_SECONDS = 200
 
-DONE, INPUT, NOT_ALL, UNREACHABLE, INTERRUPTED = 0, 2, 3, 4, 130
+DONE, INPUT, NOT_ALL, UNREACHABLE, FOUND, INTERRUPTED = 0, 2, 3, 4, 5, 130
 
 
 def tail(log: Path) -> str:

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
 from common.domain.itinerary import UNDO
 from common.domain.job import State
 from tests.acceptance import world
 from tests.acceptance.choke import Choke
-from tests.acceptance.story import DONE, INTERRUPTED, NOT_ALL, Herder, Running
+from tests.acceptance.story import DONE, INTERRUPTED, NOT_ALL, UNREACHABLE, Herder, Running
 from tests.acceptance.watcher import NeverTwice
 from tests.acceptance.world import Wish
 from tests.lab import Lab, LabServer, host
@@ -190,6 +191,33 @@ def test_a_cancel_brings_the_instance_back_and_leaves_nothing(pasture: Pasture, 
     assert job["state"] == "cancelled"
     pasture.assert_untouched()
     assert {note.rpartition(":")[2] for note in job["notes"]} == world.wrecks(pasture.s2)
+
+
+def test_jobs_that_redis_has_lost_are_rebuilt_from_the_servers(pasture: Pasture) -> None:
+    """One is in its first pass, another is stopped and in its last: both go on where the servers say that they are."""
+    pasture.has("large", "talker")
+    with pasture.evacuation(held=2) as evacuation:
+        Redis.from_url(pasture.herder.redis_url).flushall()
+        assert "herder recover" in evacuation.wait().ended(UNREACHABLE).error
+        pasture.choke.release()
+    recovered = pasture.herder.run("recover", "--yes", "--json").ended(DONE).json
+    assert {job["move"]["instance"] for job in recovered["recovered"]["jobs"]} == {"large", "talker"}
+    pasture.assert_moved()
+    assert pasture.herder.run("recover", "--yes", "--json").ended(DONE).json["recovered"]["jobs"] == []
+
+
+def test_what_a_lost_plan_had_not_begun_is_planned_again(pasture: Pasture) -> None:
+    """No job has touched it, but the request in the memo of another means it too."""
+    pasture.has("large")
+    with pasture.evacuation() as evacuation:
+        pasture.has("small")
+        Redis.from_url(pasture.herder.redis_url).flushall()
+        evacuation.wait().ended(UNREACHABLE)
+        pasture.choke.release()
+    recovered = pasture.herder.run("recover", "--yes", "--json").ended(DONE).json["recovered"]
+    assert [job["move"]["instance"] for job in recovered["jobs"]] == ["large"]
+    assert [move["instance"] for plan in recovered["not_begun"] for move in plan["moves"]] == ["small"]
+    pasture.assert_moved()
 
 
 def test_a_cancel_while_the_guest_is_asked_to_shut_down_leaves_it_running(

@@ -9,6 +9,7 @@ from common.config import Settings, load_settings
 from common.domain.errors import PlanFileError
 from producer.planfile import read_plan, read_request
 from tests.docs.pages import ROOT, Block, all_blocks
+from tests.simulator.served import Served
 
 
 def _top_level(block: Block) -> set[str]:
@@ -18,7 +19,8 @@ def _top_level(block: Block) -> set[str]:
 
 REQUESTS = [block for block in all_blocks("yaml") if "select" in _top_level(block)]
 PLANS = [block for block in all_blocks("yaml") if "moves" in _top_level(block)]
-OTHERS = [block for block in all_blocks("yaml") if not _top_level(block) & {"select", "moves"}]
+FLEETS = [block for block in all_blocks("yaml") if "servers" in _top_level(block)]
+OTHERS = [block for block in all_blocks("yaml") if not _top_level(block) & {"select", "moves", "servers"}]
 
 
 @pytest.mark.parametrize("block", REQUESTS, ids=str)
@@ -35,6 +37,15 @@ def test_a_plan_file_is_understood(block: Block, tmp_path: Path) -> None:
     file = tmp_path / "plan.yaml"
     file.write_text(block.text)
     assert read_plan(file).moves
+
+
+@pytest.mark.parametrize("block", FLEETS, ids=str)
+def test_a_fleet_file_is_understood(block: Block, tmp_path: Path) -> None:
+    """By the simulator."""
+    file = tmp_path / "fleet.yaml"
+    file.write_text(block.text)
+    with Served.from_file(file, tmp_path / "lxc") as served:
+        assert any(server.instances for server in served.fleet.servers.values())
 
 
 def test_no_other_yaml_pretends_to_be_a_plan() -> None:

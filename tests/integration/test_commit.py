@@ -1,6 +1,7 @@
 """The checkpoint: record, due time, events, permits and the next wake-up change together or not at all."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -285,6 +286,21 @@ def test_a_cancel_during_the_last_moment_before_a_wait_wakes_at_once(store: JobS
     assert wire.take() == [("preflight", JOB)]
     claim, _ = taken(store)
     assert claim.control == "cancel"
+
+
+@pytest.mark.usefixtures("plan")
+@pytest.mark.parametrize(
+    "at", [("undo", "discard_copy"), ("warm", "start_target")], ids=["obeyed", "past the commit point"]
+)
+def test_a_cancel_that_is_settled_does_not_cut_waits_short(store: JobStore, wire: Wire, at: tuple[str, str]) -> None:
+    """The job is on its way back, or can only go forward: it waits as long as it said."""
+    claim, job = taken(store)
+    asked(store, ["cancel"])
+    wire.take()
+    itinerary, step = at
+    store.commit(claim, replace(waiting_for(job), itinerary=itinerary, step=step), delay=MINUTE)
+    assert wire.take() == []
+    assert store.claim(JOB, "other") is None
 
 
 @pytest.mark.usefixtures("plan")

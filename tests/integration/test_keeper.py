@@ -20,6 +20,7 @@ from tests.integration.wire import Wire
 from workers.broker import build_broker
 from workers.keeper import EXIT_START_AGAIN, Keeper
 from workers.listener import Listeners
+from workers.prober import Prober
 from workers.runner import HeldJobs
 
 JOB = "p1-1"
@@ -44,6 +45,23 @@ class QuietListeners:
             raise self.faults.pop(0)
 
 
+@dataclass
+class QuietProber:
+    """Stands for a prober; no server is set aside."""
+
+    tended: int = 0
+
+    def tend(self) -> None:
+        """Count."""
+        self.tended += 1
+
+
+@pytest.fixture
+def prober() -> QuietProber:
+    """Nobody to probe."""
+    return QuietProber()
+
+
 @pytest.fixture
 def listeners() -> QuietListeners:
     """Nobody to listen to."""
@@ -51,8 +69,13 @@ def listeners() -> QuietListeners:
 
 
 @pytest.fixture
-def keeper(
-    monkeypatch: pytest.MonkeyPatch, redis_url: str, keys: Keys, store: JobStore, listeners: QuietListeners
+def keeper(  # noqa: PLR0917 - pytest passes fixtures by name
+    monkeypatch: pytest.MonkeyPatch,
+    redis_url: str,
+    keys: Keys,
+    store: JobStore,
+    listeners: QuietListeners,
+    prober: QuietProber,
 ) -> Keeper:
     """The keeper of a process whose end is an exception."""
 
@@ -68,6 +91,7 @@ def keeper(
         store,
         HeldJobs(),
         cast("Listeners", listeners),
+        cast("Prober", prober),
     )
 
 
@@ -122,8 +146,10 @@ def test_it_sends_overdue_jobs_again(keeper: Keeper, wire: Wire) -> None:
 
 
 @pytest.mark.usefixtures("plan")
-def test_it_knows_when_there_is_nothing_to_do(keeper: Keeper, store: JobStore, listeners: QuietListeners) -> None:
-    """Then consumers sleep longer; listeners are tended all the same."""
+def test_it_knows_when_there_is_nothing_to_do(
+    keeper: Keeper, store: JobStore, listeners: QuietListeners, prober: QuietProber
+) -> None:
+    """Then consumers sleep longer, and no server is probed; listeners are tended all the same."""
     keep_once(keeper)
     assert not keeper.broker.nothing_to_do
     claim = store.claim(JOB, "me")
@@ -132,7 +158,7 @@ def test_it_knows_when_there_is_nothing_to_do(keeper: Keeper, store: JobStore, l
     keeper._looked_around = 0
     keep_once(keeper)
     assert keeper.broker.nothing_to_do
-    assert listeners.tended == 2
+    assert (listeners.tended, prober.tended) == (2, 1)
 
 
 def test_it_shows_life_to_people_and_to_the_other_workers(

@@ -209,6 +209,36 @@ def test_a_worker_of_a_command_ends_with_it(crew: Crew) -> None:
     crew.until(lambda: {connection["id"] for connection in watching.client_list()} <= ours)
 
 
+def test_a_server_that_is_set_aside_is_probed_by_another_worker_when_its_prober_is_killed(crew: Crew) -> None:
+    """And when it answers, all its jobs come to their end."""
+    workers = {process.pid: process for process in (crew.start(), crew.start())}
+    for _ in range(3):
+        crew.store.servers.failed("s2", "s2: Connection refused")
+    begin(crew)
+    client = crew.redis.client()
+
+    def prober() -> int:
+        holder = client.get(crew.keys.prober("s2"))
+        return int(holder.decode().split(":")[1]) if isinstance(holder, bytes) else 0
+
+    def has_probed() -> bool:
+        return prober() != 0 and crew.store.servers.troubles()["s2"].failures > 3
+
+    crew.until(has_probed)
+    first = prober()
+    workers[first].send_signal(signal.SIGKILL)
+    workers[first].wait()
+    crew.until(lambda: prober() not in (0, first))
+    probed = crew.store.servers.troubles()["s2"].failures
+    crew.until(lambda: crew.store.servers.troubles()["s2"].failures > probed)
+    crew.until(lambda: all("server s2 unreachable since" in job.blocked_on for job in crew.jobs()))
+    assert crew.done() == 0
+    assert crew.store.servers.answered("s2")
+    crew.until(lambda: crew.done() == JOBS)
+    assert all_steps_once(crew)
+    assert {job.total_attempts for job in crew.jobs()} == {0}
+
+
 def test_a_worker_without_a_redis_says_so(tmp_path: Path) -> None:
     """It is a mistake of whoever started it, not a reason to be started again."""
     environment = {**os.environ, "HERDER_REDIS_URL": "gopher://x", "LXD_CONF": str(tmp_path)}

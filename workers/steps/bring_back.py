@@ -67,17 +67,15 @@ def take_back(ctx: Context) -> Outcome:
     _check_retired(ctx, source)
     if not _is_kept(ctx, target):
         # LXD refuses the guard on a running container, so this is also the test whether it is still stopped.
-        ctx.target.patch(
-            target.name,
-            project=target.project,
-            seen=_confirmed(ctx, target),
-            config={
+        ctx.patch_target(
+            {
                 mark("job"): ctx.job.id,
                 mark("state"): "retired",
                 "boot.autostart": "false",
                 **({} if "autostart" in target.marks else wanted(target.own_config)),
             },
             devices={GUARD_DEVICE: GUARD},
+            seen=target,
         )
         return Outcome.again()
     return _free_source(ctx, source)
@@ -137,12 +135,6 @@ def _is_kept(ctx: Context, target: Instance) -> bool:
 
 def _is_back(ctx: Context, source: Instance, target: Instance) -> bool:
     return _is_kept(ctx, target) and not source.is_guarded
-
-
-def _confirmed(ctx: Context, seen: Instance) -> Instance:
-    """What was read, and the job was still ours after that."""
-    ctx.confirm_fence()
-    return seen
 
 
 def _free_source(ctx: Context, source: Instance) -> Outcome:

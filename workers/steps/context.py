@@ -163,9 +163,11 @@ class Context:
             self.source, self.move.instance, self.move.project, config=config, devices=devices, profiles=profiles
         )
 
-    def patch_target(self, config: Mapping[str, str], *, seen: Instance | None = None) -> None:
+    def patch_target(
+        self, config: Mapping[str, str], *, devices: Devices = MappingProxyType({}), seen: Instance | None = None
+    ) -> None:
         """Change the copy now; ``seen`` is how it was read a moment ago."""
-        self._patch(self.target, self.move.name, self.move.target_project, seen=seen, config=config)
+        self._patch(self.target, self.move.name, self.move.target_project, seen=seen, config=config, devices=devices)
 
     def _patch(
         self, client: LxdClient, name: str, project: str, *, seen: Instance | None = None, **changes: Any

@@ -16,9 +16,14 @@ def find_operation(operations: tuple[Operation, ...], name: str) -> Operation | 
         if operation.description in _HARMLESS:
             continue
         paths = [*operation.resources.get("instances", ()), *operation.resources.get("containers", ())]
-        if not operation.is_finished and any(path.split("?")[0].rsplit("/", 1)[-1] == name for path in paths):
+        if not operation.is_finished and any(_instance_of(path) == name for path in paths):
             return operation
     return None
+
+
+def _instance_of(path: str) -> str:
+    """The instance in ``/1.0/instances/NAME``, also if the path goes on to one of its snapshots."""
+    return path.split("?", maxsplit=1)[0].split("/")[3]
 
 
 def remove_copy(ctx: Context, copy: Instance) -> Outcome | None:

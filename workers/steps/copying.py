@@ -35,6 +35,8 @@ from workers.steps.marks import mark, snapshot_name, wanted
 _NO_PARENT = "cannot find parent subvolume"
 #: rsync's way to say that files were deleted while it read them.
 _VANISHED = "exit status 24"
+#: What LXD notes on a copy when it has all of it, for its first start.
+_TEMPLATE = "volatile.apply_template"
 _KEYS = ("snapshot", "snapped", "began", "offer", "receive", "pass", "sent", "moved_at")
 #: rsync may compare files for long without sending a byte.
 _STALL_FACTOR_OF_RSYNC = 10
@@ -317,7 +319,7 @@ def _after_forgotten(ctx: Context, kind: str) -> Outcome | Pass:
 
 def _is_complete(ctx: Context, copy: Instance) -> bool:
     """Complete copies carry LXD's own sign and accept a change; wrecks, and copies that are being removed, do not."""
-    if copy.config.get("volatile.apply_template") != "copy":
+    if copy.config.get(_TEMPLATE) != "copy":
         return False
     try:
         ctx.target.patch(copy.name, project=copy.project, config={mark("probe"): "1"})
@@ -390,11 +392,15 @@ def _earlier_attempt(ctx: Context, kind: str, found: Instance | None) -> Outcome
 
 
 def _accept_or_remove(ctx: Context, found: Instance) -> Outcome | Pass | None:
-    """A full pass that is proven complete is never sent again; anything else of ours makes way for a new one."""
+    """A full pass that is proven complete is never sent again; anything else of ours makes way for a new one.
+
+    The mark alone proves nothing: LXD keeps a change of a wreck although it answers that it failed.
+    """
     number = int(found.marks.get("pass", "-1"))
     # How long it took is lost; its whole age is an upper bound, which makes a refresh pass follow.
     age = ctx.now() - found.created_at
-    if found.marks.get("state") == "complete" and number >= int(ctx.job.facts.get("whole_from", 0)):
+    is_marked = found.marks.get("state") == "complete" and found.config.get(_TEMPLATE) == "copy"
+    if is_marked and number >= int(ctx.job.facts.get("whole_from", 0)):
         ctx.note(next_pass=max(int(ctx.job.facts["next_pass"]), number + 1))
         return Pass(number=number, kind="full", took=age)
     if "began" in ctx.job.evidence and number == _number(ctx) and _is_complete(ctx, found):

@@ -1,13 +1,13 @@
 -- The checkpoint: refused with a stale fence; otherwise the record, the due time, the event, the permits given back and
 -- the next wake-up change together.
--- namespace, id, owner, ver, cmsgpack{state, phase, record, committed, keep, lease_ms, delay_ms, operations={{remote, op, project}..},
---   release={..}, plan, events={..}} -> {1, control} | {0}
+-- namespace, id, owner, ver, cmsgpack{state, phase, record, committed, undoing, keep, lease_ms, delay_ms, operations={{remote, op, project}..},
+--   servers={..}, release={..}, plan, events={..}} -> {1, control} | {0}
 local id = ARGV[2]
 if not is_held(id, ARGV[3], ARGV[4]) then return { 0 } end
 local c = cmsgpack.unpack(ARGV[5])
 local key, due, t = job_key(id), NS .. ':due', now()
 redis.call('HSET', key, 'state', c.state, 'phase', c.phase, 'record', c.record)
-release(id, c.release)
+release(id, c.release, #c.servers > 0)
 for _, event in ipairs(c.events) do
   redis.call('XADD', NS .. ':events:' .. c.plan, 'MAXLEN', '~', 10000, '*', 'event', event)
 end
@@ -36,7 +36,16 @@ elseif c.state == 'waiting' then
       redis.call('SADD', NS .. ':listening', o[1])
     end
   end
-  if control == 'cancel' then wake(id) end
+  for _, remote in ipairs(c.servers) do
+    -- Likewise it may be back.
+    local trouble = trouble_of(remote)
+    if trouble and trouble.aside then
+      redis.call('SADD', NS .. ':stranded:' .. remote, id)
+    else
+      wake(id)
+    end
+  end
+  if control == 'cancel' and not c.committed and not c.undoing then wake(id) end
 else
   redis.call('ZADD', due, t + VISIBILITY, id)
   push(id, c.phase)

@@ -38,10 +38,19 @@ local function is_held(id, owner, ver)
   return h[1] == owner and h[2] == ver
 end
 
--- Give permits back and wake the job that has waited longest for each.
-local function release(id, resources)
+-- The failures in a row of a server, or nil.
+local function trouble_of(remote)
+  local packed = redis.call('HGET', NS .. ':troubles', remote)
+  return packed and cmsgpack.unpack(packed)
+end
+
+-- Give permits back and wake the job that has waited longest for each. One that was called for a permit and does not
+-- take it passes the call on: it is in the queue no more.
+local function release(id, resources, was_called)
   for _, resource in ipairs(resources) do
-    if redis.call('ZREM', NS .. ':slots:' .. resource, id) == 1 then
+    local held = redis.call('ZREM', NS .. ':slots:' .. resource, id) == 1
+    local queued = was_called and redis.call('ZREM', NS .. ':queue:' .. resource, id) == 1
+    if held or (was_called and not queued) then
       local first
       repeat
         first = redis.call('ZPOPMIN', NS .. ':queue:' .. resource)[1]

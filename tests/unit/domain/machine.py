@@ -45,14 +45,16 @@ def everything_that_can_happen(job: Job) -> Iterator[tuple[str, Job]]:
                 yield "taken to be cancelled", job.taken(NOW)
         case State.PARKED:
             yield "retried", job.retried()
-            if not job.is_committed:
+            if job.is_committed:
+                yield "brought back", job.brought_back()
+            else:
                 yield "cancelled", job.cancelled()
         case State.CANCELLED:
             yield "retried", job.retried()
         case State.RUNNING:
             yield from _in_the_hands_of_a_worker(job)
         case State.DONE:
-            return
+            yield "brought back", job.brought_back()
 
 
 def _in_the_hands_of_a_worker(job: Job) -> Iterator[tuple[str, Job]]:

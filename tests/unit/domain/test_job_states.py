@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 
-from common.domain.itinerary import FORWARD, GIVE_BACK, RESUME_AT, UNDO, Phase
+from common.domain.itinerary import BRING_BACK, FORWARD, GIVE_BACK, RESUME_AT, UNDO, Phase
 from common.domain.job import ALLOWED, ENDED, State
 from common.domain.plan import Method
 from producer.report import make_report
@@ -42,21 +42,27 @@ def test_every_legal_transition_can_happen() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_nothing_but_retry_or_cancel_leads_out_of_an_end(method: Method) -> None:
-    """An ended job moves again only because a person asked; a done one never."""
+    """An ended job moves again only because a person asked; a done one only back."""
     left = {(c.event, c.before.state) for c in all_changes(method) if c.before.has_ended}
-    assert left == {("retried", State.PARKED), ("cancelled", State.PARKED), ("retried", State.CANCELLED)}
+    assert left == {
+        *(("retried", State.PARKED), ("cancelled", State.PARKED), ("brought back", State.PARKED)),
+        *(("retried", State.CANCELLED), ("brought back", State.DONE)),
+    }
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_what_is_committed_stays_committed(method: Method) -> None:
-    """Once a job is past the commit point it only goes forward: nothing that happens makes it uncommitted again."""
-    assert not broken_by(c for c in all_changes(method) if c.before.is_committed and not c.after.is_committed)
+    """Past the commit point nothing makes a job uncommitted again, unless it was brought back and begins anew."""
+    changes = [c for c in all_changes(method) if c.before.state is not State.CANCELLED]
+    assert not broken_by(c for c in changes if c.before.is_committed and not c.after.is_committed)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_way_back_is_never_taken_after_the_commit_point(method: Method) -> None:
-    """Neither a fault nor a person turns a committed job back, and a way back always remembers an uncommitted step."""
-    changes = all_changes(method)
+    """Only a person has a committed job brought back, and any other way back remembers an uncommitted step."""
+    asked = [c for c in all_changes(method) if c.event == "brought back"]
+    assert {c.before.is_committed for c in asked} == {True}
+    changes = [c for c in all_changes(method) if c.after.itinerary != BRING_BACK.name]
     commit = next(number for number, step in enumerate(FORWARD[method].steps) if step.commit)
     assert not broken_by(c for c in changes if c.before.is_committed and c.after.is_going_back)
     assert not broken_by(
@@ -87,12 +93,12 @@ def test_a_job_has_a_finish_exactly_when_it_has_ended(method: Method) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_cancelled_job_went_the_whole_way_back(method: Method) -> None:
-    """A job is called cancelled only by the last step of the undo itinerary."""
-    last = UNDO.steps[-1].name
+    """A job is called cancelled only by the last step of an itinerary that ends at the source."""
+    last = {(way.name, way.steps[-1].name) for way in (UNDO, BRING_BACK)}
     assert not broken_by(
         c
         for c in all_changes(method)
-        if c.after.state is State.CANCELLED and (c.before.itinerary, c.before.step) != (UNDO.name, last)
+        if c.after.state is State.CANCELLED and (c.before.itinerary, c.before.step) not in last
     )
 
 

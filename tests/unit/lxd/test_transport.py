@@ -1,6 +1,7 @@
 """How requests and websockets reach a server, and what happens when they do not."""
 
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,21 @@ def test_a_server_that_stays_away_is_given_up_after_three_tries(server: Scripted
     with pytest.raises(ServerUnreachable, match=r"^s1: "):
         server.transport().request("GET", "/1.0")
     assert len(server.heard) == 3
+
+
+def test_it_remembers_when_the_server_last_answered(server: ScriptedServer) -> None:
+    """A refusal is an answer too; a cut connection is none."""
+    asked = server.transport()
+    server.will(cut)
+    with pytest.raises(ServerUnreachable) as lost:
+        asked.request("POST", "/1.0")
+    assert lost.value.server == "s1"
+    assert asked.answered_at == float("-inf")
+    begun = time.monotonic()
+    server.will(refuse(404, "not found"))
+    with pytest.raises(NotFound):
+        asked.request("GET", "/1.0")
+    assert begun <= asked.answered_at <= time.monotonic()
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from common.domain.aside import Trouble
 from common.domain.job import Job, Pass, State
 from common.domain.plan import Plan, Refusal
 from common.store.codec import to_plain
@@ -203,6 +204,22 @@ def test_refused_instances_are_reported_with_all_reasons() -> None:
     assert (refusal.instance, refusal.source) == ("db1", "s1")
     assert refusal.reasons == ("told as pool", "told as profile")
     assert refusal.hints == ("mend pool", "mend profile")
+
+
+def test_servers_that_are_set_aside_are_told_if_a_job_waits_for_them() -> None:
+    """On either side; not for jobs that have ended, and not those of other plans."""
+    plan = a_plan(*many_moves(1), a_move("c2", source="s3", target="s4"))
+    away = [
+        Trouble(remote=remote, failures=3, since=NOW, reason=f"{remote}: no answer in time", is_set_aside=True)
+        for remote in ("s1", "s2", "s4", "s9")
+    ]
+    jobs = jobs_of(plan, {}, {"state": State.DONE})
+    told = make_report(plan, jobs, {}, LATER, away).set_aside
+    assert [(each.server, each.since, each.reason) for each in told] == [
+        ("s1", NOW, "s1: no answer in time"),
+        ("s2", NOW, "s2: no answer in time"),
+    ]
+    assert str(away[0]) == "server s1 unreachable since 2025-06-01 01:00:00 UTC"
 
 
 def test_the_share_grows_with_the_steps_and_stays_on_the_way_back() -> None:

@@ -6,7 +6,7 @@ from common.domain.itinerary import ITINERARIES, Phase, Slot, Step
 from common.domain.plan import Limits
 from common.store.jobs import Claim
 from tests.builders import a_job, a_move
-from workers.runner import HeldJobs, retry_delay, slots_of
+from workers.runner import HeldJobs, needed_servers, retry_delay, slots_of
 
 LIMITS = Limits(per_source=3, per_target=5, cutovers=7)
 JOB = a_job(move=a_move(source="s1", target="s2"), limits=LIMITS)
@@ -34,6 +34,15 @@ def test_a_step_needs_a_permit_on_both_servers_or_none(step: Step) -> None:
             assert found == [("s1:cutover", 7), ("s2:cutover", 7)]
         case None:
             assert found == []
+
+
+@pytest.mark.parametrize("step", ALL_STEPS.values(), ids=lambda step: step.name)
+def test_to_give_an_instance_back_takes_its_source_alone(step: Step) -> None:
+    """Everything else waits as long as either server is set aside."""
+    itinerary = next(each.name for each in ITINERARIES.values() if step in each.steps)
+    job = a_job(step.name, itinerary=itinerary, move=a_move(source="s1", target="s2"))
+    alone = step.name in {"cancel_pass", "restart_source"}
+    assert needed_servers(job) == (("s1",) if alone else ("s1", "s2"))
 
 
 def test_a_job_at_rest_holds_no_permit_for_the_way_back() -> None:
