@@ -557,6 +557,8 @@ def _why_keep(eye: _Eye, found: Found) -> str:
         return f"it is {instance.status}"
     if not instance.is_retired:
         return "nothing proves that its target was verified; `herder recover` goes on with that"
+    if instance.marks.get("role") != "source":
+        return "`herder undo` has kept it: what the guest wrote here before that is on no other server"
     if instance.expanded_config.get(_PROTECTION) == "true":
         return f"{_PROTECTION} is set"
     return eye.busy(found)

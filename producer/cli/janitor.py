@@ -20,6 +20,9 @@ from producer.debris import MEANINGS, Debris, Kind, Scene, lost_jobs
 from producer.janitor import Janitor, Mended, has_server
 from producer.session import Session, load_remotes, open_session
 
+#: How many jobs a notice names.
+_SHOWN = 5
+
 
 @reports_errors
 def janitor(
@@ -73,10 +76,13 @@ def _notice(scene: Scene, session: Session) -> str:
     lost = lost_jobs(scene)
     if not lost:
         return ""
-    what = f"instances are marked by {len(lost)} jobs that Redis does not know ({', '.join(lost[:5])})"
+    more = f" and {len(lost) - _SHOWN} more" if len(lost) > _SHOWN else ""
+    what = f"instances have marks of jobs that it does not know: {', '.join(lost[:_SHOWN])}{more}"
     if not session.jobs.plans():
         what = f"Redis knows no plan at all, and {what}"
-    return f"{what}; if Redis was lost, or is another one than theirs, try `herder recover` or the right Redis first"
+    else:
+        what = f"Redis was asked, and {what}"
+    return f"{what}. If it was lost, try `herder recover` first; if theirs is another Redis, use that one"
 
 
 def _mend(
@@ -99,7 +105,7 @@ def _agrees(kind: Kind, pieces: list[Debris]) -> bool:
     if not sys.stdin.isatty():
         raise InputError("there is nobody to ask", hint="give --yes")
     calls = sum(len(piece.calls) for piece in pieces)
-    return typer.confirm(f"{kind}: make the {calls} calls that mend {len(pieces)}?", err=True)
+    return typer.confirm(f"{kind}: mend {len(pieces)} with {calls} call{'s' if calls > 1 else ''}?", err=True)
 
 
 def _show(scene: Scene, found: list[Debris], notice: str) -> None:

@@ -19,7 +19,6 @@ from unittest.mock import patch
 
 import workers.__main__
 from common.domain.job import Job, Kind, Outcome
-from common.domain.operation import OperationRef
 from common.store.jobs import Claim, JobStore
 from workers import runner
 from workers.steps.context import Context
@@ -58,8 +57,6 @@ class Fate:
             outcome = step(ctx)
             if self.moment == "after" and outcome.kind in (Kind.COMPLETED, Kind.AGAIN):
                 self.strike()
-            if self.moment == "begun" and _is_transfer(ctx.job, outcome.operations):
-                self.strike()
             return outcome
 
         return fated
@@ -75,15 +72,10 @@ class Fate:
 
         ctx.confirm_fence = look_and_strike
 
-    def after_commit(self, job: Job) -> None:
-        """The operations that the step waits for are saved."""
-        if self.moment == "middle" and job.step == self.step and _is_transfer(job, job.operations):
+    def at_commit(self, moment: str, job: Job) -> None:
+        """Before (``begun``) and after (``middle``) a transfer that the step has begun is saved."""
+        if self.moment == moment and job.step == self.step and "receive" in job.evidence:
             self.strike()
-
-
-def _is_transfer(job: Job, operations: Sequence[OperationRef]) -> bool:
-    """A transfer has an operation on both servers."""
-    return {job.move.source, job.move.target} <= {operation.remote for operation in operations}
 
 
 class FatedStore(JobStore):
@@ -92,9 +84,10 @@ class FatedStore(JobStore):
     fate: Fate
 
     def commit(self, claim: Claim, job: Job, **options: Any) -> str:
-        """As it is, and then perhaps the end."""
+        """As it is, unless the end comes before or after it."""
+        self.fate.at_commit("begun", job)
         control = super().commit(claim, job, **options)
-        self.fate.after_commit(job)
+        self.fate.at_commit("middle", job)
         return control
 
 

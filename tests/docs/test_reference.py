@@ -20,7 +20,7 @@ from common.domain.plan import Finding, Move, Plan, Refusal
 from common.store.keys import Keys
 from producer import placement, planfile
 from producer.cli import exits
-from producer.report import JobReport, RefusalReport, Report, Totals
+from producer.report import JobReport, RefusalReport, Report, SetAsideReport, Totals
 from tests.docs import generate
 from tests.docs.pages import DOCS, ROOT, all_blocks, first_cells, inline_code, pages
 
@@ -71,7 +71,14 @@ def test_every_refusal_is_in_the_table() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "heading"),
-    [(Report, "The whole"), (Totals, "Totals"), (JobReport, "Jobs"), (RefusalReport, "Refused"), (JobError, "Errors")],
+    [
+        (Report, "The whole"),
+        (Totals, "Totals"),
+        (JobReport, "Jobs"),
+        (RefusalReport, "Refused"),
+        (SetAsideReport, "Set aside"),
+        (JobError, "Errors"),
+    ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_every_key_of_the_report_is_in_its_table(kind: Any, heading: str) -> None:

@@ -378,10 +378,11 @@ def test_after_the_commit_point_it_waits_for_the_target(play: Play) -> None:
     play.begins(a_move())
     play.deliver()
     play.look_again(3)
+    attempts = play.jobs()[0].total_attempts
     play.stage.clock.advance(10 * GIVE_BACK_AFTER)
     play.look_again()
     (job,) = play.jobs()
-    assert (job.step, job.itinerary) == ("start_target", WARM.name)
+    assert (job.step, job.itinerary, job.total_attempts) == ("start_target", WARM.name, attempts)
     assert AWAY.fullmatch(job.blocked_on)
 
 
@@ -391,10 +392,11 @@ def test_an_instance_whose_source_is_away_waits_for_it_on_the_way_back(play: Pla
     play.begins(a_move())
     play.deliver()
     play.look_again(3)
+    attempts = play.jobs()[0].total_attempts
     play.stage.clock.advance(GIVE_BACK_AFTER + timedelta(seconds=1))
-    play.look_again()
+    play.look_again(2)
     (job,) = play.jobs()
-    assert (job.step, job.state) == ("cancel_pass", State.WAITING)
+    assert (job.step, job.state, job.total_attempts) == ("cancel_pass", State.WAITING, attempts)
     assert job.blocked_on.startswith("server s1 unreachable since ")
     play.network.down.clear()
     play.prober().probe("s1")

@@ -1,6 +1,6 @@
 """Pulls between servers of the lab through our own client, and waiting for what they begin."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,11 +86,12 @@ def pull(
     address: str | None = None,
     config: Mapping[str, str] | None = None,
     devices: Devices | None = None,
+    profiles: Sequence[str] | None = None,
     refresh: bool = False,
     instance_only: bool = False,
     allow_inconsistent: bool = False,
 ) -> Pull:
-    """Begin to pull an instance under its own name, with its own profiles and, if not said otherwise, devices.
+    """Begin to pull an instance under its own name, with its own profiles and devices, if not said otherwise.
 
     ``address`` is where the target shall dial the source, for example that of a ``Wire``.
     """
@@ -109,7 +110,7 @@ def pull(
         name=name,
         config=config or {},
         devices=instance.devices if devices is None else devices,
-        profiles=instance.profiles,
+        profiles=instance.profiles if profiles is None else profiles,
         source=transfer,
     )
     return Pull(source.client, target.client, offer.operation, target.client.receive(body))

@@ -735,10 +735,10 @@ class TestGuard:
         pull(s1, s2, NAME).succeed()
         guard_by_profile(s1, NAME, {})
         s1.snapshot(NAME, "s1")
-        _, received = pull(s1, s2, NAME, refresh=True).ended()
+        _, received = pull(s1, s2, NAME, profiles=("default",), refresh=True).ended()
         assert "Profile not found" in received.error
         s2.client.create_profile(PROFILE)
-        pull(s1, s2, NAME, refresh=True).succeed()
+        pull(s1, s2, NAME, profiles=("default",), refresh=True).succeed()
         assert s2.client.instance(NAME).profiles == ("default",)
 
 

@@ -30,6 +30,26 @@ def test_a_stop_without_grace_is_refused_because_lxd_would_pull_the_plug(client:
         client.stop("c1", grace_seconds=grace)
 
 
+def test_a_record_without_a_root_directory_has_no_files(client: LxdClient, server: ScriptedServer) -> None:
+    server.will(
+        refuse(500, "open /var/lib/lxd/containers/c1/rootfs: no such file or directory"),
+        answer(["bin", "etc"]),
+        refuse(500, "Failed to mount"),
+    )
+    assert not client.has_files("c1", project="p2")
+    assert server.heard[0].path == "/1.0/instances/c1/files?project=p2&path=%2F"
+    assert client.has_files("c1")
+    with pytest.raises(ServerRefused, match="Failed to mount"):
+        client.has_files("c1")
+
+
+def test_the_space_of_a_root_disk_is_none_where_the_server_does_not_tell(
+    client: LxdClient, server: ScriptedServer
+) -> None:
+    server.will(answer({"disk": {"root": {"usage": 4096}}}), answer({"disk": {}}), answer({"disk": None}))
+    assert [client.used_space("c1") for _ in range(3)] == [4096, 0, 0]
+
+
 def test_pulling_the_plug_is_said_aloud(client: LxdClient, server: ScriptedServer) -> None:
     client.force_stop("c1")
     assert server.heard[0].body == {"action": "stop", "timeout": -1, "force": True}

@@ -151,6 +151,7 @@ def test_an_operation_keeps_paths_without_their_project() -> None:
             "may_cancel": True,
             "resources": {"instances": ["/1.0/instances/c1?project=p2"]},
             "metadata": {"fs": "secret"},
+            "created_at": "2025-06-01T01:00:00Z",
         }
     )
     assert read == Operation(
@@ -161,6 +162,7 @@ def test_an_operation_keeps_paths_without_their_project() -> None:
         may_cancel=True,
         resources={"instances": ("/1.0/instances/c1",)},
         metadata={"fs": "secret"},
+        created_at=datetime(2025, 6, 1, 1, tzinfo=UTC),
     )
     assert "secret" not in repr(read)
 

@@ -26,6 +26,7 @@ from producer.debris import (
     starts_at_boot,
 )
 from tests.builders import NOW, a_fleet, a_job, a_retired_instance, a_server, an_instance
+from tests.docs.pages import DOCS, first_cells
 from workers.steps.marks import snapshot_name
 
 JOB = "p1-1"
@@ -51,6 +52,12 @@ def a_guarded_source(**changes: Any) -> Instance:
     devices = {**an_instance().expanded_devices, **GUARD}
     profiles = ("default", guard_profile(JOB))
     return a_source(**({"status": "Stopped", "expanded_devices": devices, "profiles": profiles} | changes))
+
+
+def a_retired_source(name: str = "web1", **changes: Any) -> Instance:
+    """What a finished move leaves on its source."""
+    retired = a_retired_instance(name, job=JOB, **changes)
+    return replace(retired, config={**retired.config, "user.herder.role": "source", "user.herder.target": "s2:web1"})
 
 
 def a_copy(state: str = "receiving", **changes: Any) -> Instance:
@@ -117,8 +124,9 @@ def test_servers_on_which_nobody_has_moved_anything_are_clean() -> None:
 
 
 def test_every_kind_has_a_meaning() -> None:
-    """Which the command prints above what it has found."""
+    """Which the command prints above what it has found, and the page explains."""
     assert list(MEANINGS) == list(Kind)
+    assert first_cells(DOCS / "how-to" / "clean-up-with-the-janitor.md", "Mend") == list(Kind)
 
 
 class TestJobs:
@@ -282,7 +290,7 @@ class TestMarks:
 
     def test_a_target_whose_source_is_retired_or_deleted_loses_them(self) -> None:
         """The move was over but for its last step."""
-        for source in ([a_retired_instance(job=JOB)], []):
+        for source in ([a_retired_source()], []):
             piece = the_one(a_scene(a_server("s1", *source), a_server("s2", a_target())), Kind.MARKS)
             assert piece.is_mendable
 
@@ -291,7 +299,7 @@ class TestRetired:
     def test_it_can_be_deleted_when_its_twin_runs(self) -> None:
         """It says since when it is retired, and how much space it takes if the server tells."""
         scene = a_scene(
-            a_server("s1", a_retired_instance(job=JOB)),
+            a_server("s1", a_retired_source()),
             a_server("s2", an_instance(created_at=NOW - timedelta(hours=3))),
             used={("s1", "default", "web1"): 5 * 1024**2},
         )
@@ -302,7 +310,7 @@ class TestRetired:
     def test_the_end_of_its_job_is_since_when(self) -> None:
         """Better than the age of the copy, where Redis still knows."""
         scene = a_scene(
-            a_server("s1", a_retired_instance(job=JOB)),
+            a_server("s1", a_retired_source()),
             a_server("s2", an_instance()),
             jobs={JOB: a_job(state=State.DONE, finished_at=NOW - timedelta(minutes=5))},
         )
@@ -315,33 +323,40 @@ class TestRetired:
     )
     def test_the_only_good_copy_is_never_deleted(self, twins: list[Instance]) -> None:
         """There is not even a call."""
-        piece = the_one(a_scene(a_server("s1", a_retired_instance(job=JOB)), a_server("s2", *twins)), Kind.RETIRED)
+        piece = the_one(a_scene(a_server("s1", a_retired_source()), a_server("s2", *twins)), Kind.RETIRED)
         assert (piece.calls, piece.is_mendable) == ((), False)
 
     def test_a_twin_on_the_same_server_does_not_count(self) -> None:
         """Both would be gone with it."""
-        server = a_server("s1", a_retired_instance(job=JOB), an_instance(project="other"))
+        server = a_server("s1", a_retired_source(), an_instance(project="other"))
         assert not the_one(a_scene(server), Kind.RETIRED).is_mendable
 
     def test_its_twin_may_have_moved_on(self) -> None:
         """From s2, where it is retired too, to s3."""
         servers = (
-            a_server("s1", a_retired_instance(job=JOB)),
-            a_server("s2", a_retired_instance(job="p2-1")),
+            a_server("s1", a_retired_source()),
+            a_server("s2", a_retired_source()),
             a_server("s3", an_instance()),
         )
         assert [piece.is_mendable for piece in found(a_scene(*servers))] == [True, True]
 
+    def test_what_undo_has_kept_is_never_deleted(self) -> None:
+        """It was the target: since the hand-over the guest has written there and nowhere else."""
+        kept = a_server("s2", a_retired_instance(job=JOB))
+        piece = the_one(a_scene(a_server("s1", an_instance()), kept, job=State.CANCELLED))
+        assert (piece.kind, piece.is_mendable) == (Kind.RETIRED, False)
+        assert piece.held.startswith("`herder undo` has kept it")
+
     def test_a_protected_one_and_one_that_waits_for_a_person_stay(self) -> None:
         """security.protection.delete, and a parked job."""
         twin = a_server("s2", an_instance())
-        protected = a_retired_instance(job=JOB, expanded_config={"security.protection.delete": "true"})
+        protected = a_retired_source(expanded_config={"security.protection.delete": "true"})
         assert the_one(a_scene(a_server("s1", protected), twin)).held == "security.protection.delete is set"
-        assert "parked" in the_one(a_scene(a_server("s1", a_retired_instance(job=JOB)), twin, job=State.PARKED)).held
+        assert "parked" in the_one(a_scene(a_server("s1", a_retired_source()), twin, job=State.PARKED)).held
 
     def test_the_risk_names_snapshots_that_only_it_has(self) -> None:
         """They go with it."""
-        retired = with_snapshots(a_retired_instance(job=JOB), "both", "only-here")
+        retired = with_snapshots(a_retired_source(), "both", "only-here")
         piece = the_one(a_scene(a_server("s1", retired), a_server("s2", with_snapshots(an_instance(), "both"))))
         assert piece.risk.endswith("lost with it are the snapshots that only it has: only-here")
 
@@ -360,7 +375,7 @@ class TestWrecksAndTemporaryInstances:
         wreck = marked(an_instance("web1-wreck-p1-1-1", status="Stopped"), role="target", source="s1:web1")
         wreck = replace(wreck, config={**wreck.config, "volatile.uuid": "uuid-of-web1"})
         target = a_server("s2", wreck, an_instance(), pools={"default": Pool(name="default", driver="dir")})
-        scene = a_scene(a_server("s1", a_retired_instance(job=JOB)), target, job=State.DONE)
+        scene = a_scene(a_server("s1", a_retired_source()), target, job=State.DONE)
         assert the_one(scene, Kind.WRECK).is_mendable
 
     @pytest.mark.parametrize("name", ["lxd-move-of-uuid-of-web1", "move-of-uuid-of-web1"])
@@ -548,7 +563,7 @@ INSTANCES = st.builds(
             a_copy(),
             a_copy("complete"),
             a_target(),
-            a_retired_instance(job=JOB),
+            a_retired_source(),
             an_instance("lxd-move-of-uuid-of-web1", config={"volatile.uuid": "uuid-of-web1"}),
             an_instance(devices=GUARD, last_used_at=NEVER),
         ]
