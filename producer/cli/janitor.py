@@ -78,11 +78,8 @@ def _notice(scene: Scene, session: Session) -> str:
         return ""
     more = f" and {len(lost) - _SHOWN} more" if len(lost) > _SHOWN else ""
     what = f"instances have marks of jobs that it does not know: {', '.join(lost[:_SHOWN])}{more}"
-    if not session.jobs.plans():
-        what = f"Redis knows no plan at all, and {what}"
-    else:
-        what = f"Redis was asked, and {what}"
-    return f"{what}. If it was lost, try `herder recover` first; if theirs is another Redis, use that one"
+    asked = "Redis was asked" if session.jobs.plans() else "Redis knows no plan at all"
+    return f"{asked}, and {what}. If it was lost, try `herder recover` first; if theirs is another Redis, use that one"
 
 
 def _mend(

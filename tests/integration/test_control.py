@@ -9,7 +9,7 @@ from common.domain.errors import InputError
 from common.domain.job import Job, State
 from common.domain.plan import Plan
 from common.store.jobs import JobStore
-from producer.control import Answer, cancel, jobs_of, pause, resume, retry
+from producer.control import Answer, cancel, jobs_of, pause, resume, retry, undo
 from tests.builders import NOW, a_plan, an_error, many_moves
 from tests.integration.conftest import stored
 from tests.integration.wire import Wire
@@ -87,9 +87,38 @@ def test_past_the_commit_point_a_cancel_is_refused_in_words(store: JobStore, wir
     brought_to(state, store, step="verify_target")
     before = wire.everything()
     assert only(cancel(JOB, store)).refused == (
-        "it is past the commit point: s2:web1 is the instance now, so it only goes forward"
+        "it is past the commit point: s2:web1 is the instance now; `herder undo p1-1` brings it back"
     )
     assert wire.everything() == before
+
+
+@pytest.mark.usefixtures("plan")
+@pytest.mark.parametrize(("state", "step"), [(State.DONE, "drop_snapshots"), (State.PARKED, "verify_target")])
+def test_what_is_finished_is_brought_back(store: JobStore, wire: Wire, state: State, step: str) -> None:
+    """Once: a second request changes nothing."""
+    brought_to(state, store, step=step)
+    wire.take()
+    assert only(undo(JOB, store)).done == "goes back to the source"
+    job = now(store)
+    assert (job.state, job.itinerary, job.step, job.reached) == (State.QUEUED, "bring_back", "stop_target", step)
+    assert wire.take() == [("undo", JOB)]
+    assert only(undo(JOB, store)).refused == "it is on its way back"
+    assert only(cancel(JOB, store)).refused.startswith("it is past the commit point")
+
+
+@pytest.mark.usefixtures("plan")
+def test_an_undo_before_the_commit_point_is_a_cancel(store: JobStore) -> None:
+    """It is left for the worker."""
+    brought_to(State.WAITING, store, step="full_pass")
+    assert only(undo(JOB, store)).done == "goes back to the source"
+    assert now(store).itinerary == "warm"
+
+
+@pytest.mark.usefixtures("plan")
+def test_an_undo_of_a_job_that_is_about_to_finish_is_refused(store: JobStore) -> None:
+    """It says when to ask again."""
+    brought_to(State.WAITING, store, step="verify_target")
+    assert f"then `herder undo {JOB}`" in only(undo(JOB, store)).refused
 
 
 @pytest.mark.usefixtures("plan")

@@ -5,7 +5,15 @@ import re
 import pytest
 
 from common.domain import errors
-from common.domain.errors import FenceLost, HerderError, InputError, PermanentError, ServerRefused, TemporaryError
+from common.domain.errors import (
+    FenceLost,
+    HerderError,
+    InputError,
+    PermanentError,
+    RecordLost,
+    ServerRefused,
+    TemporaryError,
+)
 
 _ENTRY = re.compile(r"^(?P<indent> *)[*+.-] (?P<name>[A-Z]\w+)", re.MULTILINE)
 
@@ -47,7 +55,7 @@ def test_every_class_has_a_docstring_of_its_own() -> None:
 
 def test_each_branch_says_who_acts_next() -> None:
     """The person who typed, the queue, a person, or nobody: the branches do not overlap."""
-    branches = (InputError, TemporaryError, PermanentError, FenceLost)
+    branches = (InputError, TemporaryError, PermanentError, RecordLost, FenceLost)
     leaves = [each for each in every_class() if each is not HerderError]
     assert all(sum(issubclass(each, branch) for branch in branches) == 1 for each in leaves)
 
