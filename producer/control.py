@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from common.domain.errors import InputError
 from common.domain.itinerary import BRING_BACK
 from common.domain.job import Job, State
+from common.domain.plan import Retire
 from common.store.jobs import JobStore
 
 
@@ -68,6 +69,8 @@ def undo(name: str, store: JobStore) -> list[Answer]:
         if not job.is_committed:
             (answer,) = cancel(job.id, store)
             return answer
+        if job.state is State.DONE and job.move.policy.retire is Retire.DELETE:
+            return _refuse(job, f"its source was deleted; move {job.move.target}:{job.move.name} back instead")
         if not job.has_ended:
             return _refuse(job, f"it is past its commit point and goes on to the end; then `herder undo {job.id}`")
         return _requeue(job, store, Job.brought_back, "goes back to the source")

@@ -40,10 +40,9 @@ def test_a_finished_move_is_taken_back(s1: LabServer, s2: LabServer, herder: Her
 
 
 def test_a_move_whose_source_was_deleted_cannot_be_taken_back(s1: LabServer, s2: LabServer, herder: Herder) -> None:
-    """The job is parked and says what to do; the target runs on."""
+    """It says what to do instead; the target runs on."""
     world.make(s1, Wish(name="web"))
     (job,) = herder.run(*MOVE, "--retire", "delete").ended(DONE).json["jobs"]
-    (parked,) = herder.run("undo", job["job"], "--yes", "--json").ended(NOT_ALL).json["report"]["jobs"]
-    assert parked["state"] == "parked"
-    assert "move s2:web back instead" in parked["error"]["hint"]
+    (answer,) = herder.run("undo", job["job"], "--yes", "--json").ended(NOT_ALL).json["answers"]
+    assert answer["refused"] == "its source was deleted; move s2:web back instead"
     assert world.status(s2, "web") == "Running"

@@ -96,7 +96,8 @@ class Daemon:
         """SIGKILL the daemon only; its containers run on."""
         if process := self.process:
             process.send(signal.SIGKILL)
-            host.wait_until(f"the end of the daemon in {self.folder}", lambda: not process.alive)
+            # Also of a child that it was just about to start, which would be taken for the daemon.
+            host.wait_until(f"the end of the daemon in {self.folder}", lambda: not process.alive and not self.process)
 
     def sql(self, statement: str) -> None:
         """Change the daemon's database behind its back."""

@@ -9,6 +9,7 @@ from common.domain.operation import OperationRef
 from common.domain.plan import Retire
 from common.lxd.client import LxdClient
 from workers.steps.context import Context
+from workers.steps.cutover import was_finished
 from workers.steps.guard import GUARD, remove_guard_profiles
 from workers.steps.marks import is_own_snapshot, mark, unmarked
 
@@ -28,6 +29,8 @@ def retire_source(ctx: Context) -> Outcome:
             hint=f"the target {ctx.move.target}:{ctx.move.name} is verified; look at the source by hand",
         )
     copy = ctx.own_copy()
+    if copy is None and was_finished(ctx):
+        return Outcome.completed()
     if copy is None or (ctx.job.facts.get("was_running") and not copy.is_running):
         raise TransferFailed(f"{ctx.move.target}:{ctx.move.name} does not run; the source is kept")
     if ctx.move.policy.retire is Retire.STOP:
@@ -85,6 +88,9 @@ def _drop(
         if isinstance(ended, Outcome):
             return ended
         ctx.forget(key)
-        if ended is not None and not ended.succeeded:
+        if ended is None:
+            # Its server has forgotten the removal, perhaps before it was carried out.
+            return Outcome.again(evidence=ctx.job.evidence)
+        if not ended.succeeded:
             raise ServerRefused(f"{client.remote}: removal of snapshot {snapshot}: {ended.error}")
     return None

@@ -33,6 +33,8 @@ from workers.steps.marks import mark, snapshot_name, wanted
 #: LXD 5.0.2 on btrfs tells snapshots apart by the subvolume they were received from. Those that came to the source
 #: with an earlier move count as missing on the target, and the stream then has no parent.
 _NO_PARENT = "cannot find parent subvolume"
+#: LXD is still removing what a broken transfer has left.
+_STILL_THERE = "already exists on migration target"
 #: rsync's way to say that files were deleted while it read them.
 _VANISHED = "exit status 24"
 #: What LXD notes on a copy when it has all of it, for its first start.
@@ -181,9 +183,11 @@ def _begin(ctx: Context, kind: str, instance: Instance, copy: Instance | None) -
             ),
             project=ctx.move.target_project,
         )
-    except PermanentError:
+    except PermanentError as error:
         # Refused at once: the offer would live on for its 10 s and keep the source busy.
         ctx.source.cancel(offer.operation)
+        if _STILL_THERE in error.message:
+            raise TransferFailed(error.message) from error
         raise
     offered, received = ctx.on_source(offer.operation), ctx.on_target(receiving)
     return _wait(ctx, kind, offered, received, {**ctx.job.evidence, "offer": offered.id, "receive": received.id})

@@ -15,6 +15,7 @@ from common.domain.eligibility import wanted_profiles
 from common.domain.errors import (
     CutoverBroken,
     IdentityMismatch,
+    NotFound,
     PermanentError,
     PreconditionFailed,
     StopRefused,
@@ -24,7 +25,7 @@ from common.domain.errors import (
 from common.domain.instance import Instance
 from common.domain.job import Outcome
 from common.domain.operation import Operation
-from common.domain.plan import AfterGrace, Method
+from common.domain.plan import AfterGrace, Method, identity_of
 from workers.steps.context import Context
 from workers.steps.copying import mark_receiving
 from workers.steps.guard import guard_source, seal_guard, unguarded
@@ -32,6 +33,8 @@ from workers.steps.health import check_health
 from workers.steps.marks import is_own_snapshot, mark, restored
 
 _DEFAULT_GRACE = timedelta(seconds=30)  # LXD's own boot.host_shutdown_timeout
+#: Looks after which they do not become any rarer.
+_RARELY = 10
 _TRANSIENT_KEYS = ("volatile.", "user.herder.")
 
 
@@ -96,7 +99,7 @@ def _look_soon(ctx: Context, waiting: Outcome) -> Outcome:
             return Outcome.again(evidence=waiting.evidence)
     looks = int(waiting.evidence.get("looks", 0))
     soon = min(timedelta(milliseconds=50) * 2**looks, waiting.retry_in)
-    return replace(waiting, retry_in=soon, evidence={**waiting.evidence, "looks": looks + 1})
+    return replace(waiting, retry_in=soon, evidence={**waiting.evidence, "looks": min(looks + 1, _RARELY)})
 
 
 def _stops_at_once(ctx: Context) -> bool:
@@ -162,6 +165,8 @@ def check_untouched(ctx: Context, source: Instance) -> None:
 def start_target(ctx: Context) -> Outcome:
     """Take the guard off the target, give it its own autostart back, and start it if the source ran."""
     copy = _committed_copy(ctx)
+    if copy is None:
+        return Outcome.completed()
     if copy.is_guarded or copy.marks.get("state") != "handed-over":
         released = _release_target(ctx, copy)
         if released is not None:
@@ -175,14 +180,33 @@ def start_target(ctx: Context) -> Outcome:
     )
     if isinstance(ended, Outcome):
         return ended
-    if (ended is not None and ended.succeeded) or _committed_copy(ctx).is_running:
+    now = _committed_copy(ctx)
+    if now is None or now.is_running:
         return Outcome.completed()
     ctx.forget("start")
     raise TransferFailed(f"{ctx.move.target}: start of {copy.name}: {ended.error if ended else 'forgotten'}")
 
 
-def _committed_copy(ctx: Context) -> Instance:
+def was_finished(ctx: Context) -> bool:
+    """Whether the whole move was finished before: a Redis that lost its last second does not know it any more.
+
+    Then the target has lost its marks, is the machine that was planned and free; the source is retired or deleted.
+    """
+    there = ctx.target_instance()
+    if there is None or there.marks or there.is_guarded or identity_of(there) != ctx.move.identity:
+        return False
+    try:
+        source = ctx.source_instance()
+    except NotFound:
+        return True
+    return source.is_retired and source.marks.get("job") == ctx.job.id
+
+
+def _committed_copy(ctx: Context) -> Instance | None:
+    """The copy that was handed over; None if the whole move was finished before. Raises PermanentError."""
     copy = ctx.own_copy()
+    if copy is None and was_finished(ctx):
+        return None
     if copy is None:
         raise PermanentError(
             f"{ctx.move.target}:{ctx.move.name} has vanished after it was handed over",
@@ -223,7 +247,10 @@ def _release_target(ctx: Context, copy: Instance) -> Outcome | None:
 
 def verify_target(ctx: Context) -> Outcome:
     """The target is what was promised: running, same config, devices, addresses, snapshots, and healthy."""
-    copy, source = _committed_copy(ctx), ctx.source_instance()
+    copy = _committed_copy(ctx)
+    if copy is None:
+        return Outcome.completed()
+    source = ctx.source_instance()
     differences = compare(ctx, source, copy)
     if differences:
         raise VerificationFailed(
