@@ -67,6 +67,11 @@ class Instance:
         return guard.get("type") == "unix-char"
 
     @property
+    def is_handed_over(self) -> bool:
+        """Whether its guard says that the target is the instance now. A guard in a profile brings its state along."""
+        return self.is_guarded and self.expanded_config.get(f"{MARK_PREFIX}state") in ("handed-over", "retired")
+
+    @property
     def is_retired(self) -> bool:
         """Whether it is what a move has left behind; without the guard a person has brought it back to life."""
         return self.is_guarded and self.marks.get("state") == "retired"

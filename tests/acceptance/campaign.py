@@ -141,6 +141,8 @@ def fight(lab: Lab, home: Path, rounds: int, containers: int, dice: random.Rando
         tally.rounds, tally.kills[kind] = number + 1, tally.kills[kind] + 1
         _check(here, there, data, f"round {number + 1} ({kind} after {delay:.1f} s)", tally)
         print(f"{number + 1:>3}  {kind:<7} after {delay:>4.1f} s: {time.monotonic() - began:>5.1f} s", flush=True)
+        if tally.violations:
+            break  # what follows would only follow from it
         here, there = there, here
     world.strip(here)
     world.strip(there)
@@ -181,7 +183,7 @@ def _counted(here: LabServer, there: LabServer, tally: Tally) -> Iterator[None]:
         with watcher:
             yield
     except AssertionError as error:
-        tally.doubled.append(str(error))
+        (tally.doubled if watcher.twice else tally.lost).append(str(error))
 
 
 def _data(server: LabServer, name: str) -> Path:
@@ -201,7 +203,7 @@ def _check(here: LabServer, there: LabServer, data: dict[str, str], when: str, t
         tally.wrecks += len(wrecks)
         left = [trace for trace in world.traces(server) if not any(wreck in trace for wreck in wrecks)]
         tally.left_over += [f"{when}: {trace}" for trace in left]
-    here.delete_all()  # wrecks, which only the host's root can remove
+    here.delete_all()  # what LXD has left of its own, which only the host's root can remove
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ def clear(daemons: Mapping[str, Daemon]) -> None:
     with ThreadPoolExecutor(AT_ONCE) as pool:
         list(pool.map(lambda instance: _delete(daemons[instance["location"]], instance), _instances(any_daemon)))
     _delete_profiles(any_daemon)
+    _forget_volumes(any_daemon)
     for daemon in daemons.values():
         _sweep(daemon)
 
@@ -103,6 +104,12 @@ def _delete(daemon: Daemon, instance: dict[str, Any]) -> None:
         in_project = "" if instance["project"] == "default" else f"{instance['project']}_"
         _mend(daemon, in_project + instance["name"])
         api.call(daemon.socket, "DELETE", f"{url}{project}")
+
+
+def _forget_volumes(daemon: Daemon) -> None:
+    """Those whose instances are gone: a daemon that is killed while it deletes one leaves the volume's record."""
+    if api.call(daemon.socket, "GET", "/1.0/storage-pools/default/volumes/container?all-projects=true"):
+        daemon.sql("DELETE FROM storage_volumes WHERE type = 0 AND name NOT IN (SELECT name FROM instances)")
 
 
 def _forget_volumes_of_snapshots(daemon: Daemon, name: str) -> None:

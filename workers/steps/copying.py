@@ -35,6 +35,8 @@ from workers.steps.marks import mark, snapshot_name, wanted
 _NO_PARENT = "cannot find parent subvolume"
 #: LXD is still removing what a broken transfer has left.
 _STILL_THERE = "already exists on migration target"
+#: An instance's deletion was cut off by the end of its daemon; nothing of it is seen, but its name cannot be used.
+_PHANTOM = "Volume exists in database but not on storage"
 #: rsync's way to say that files were deleted while it read them.
 _VANISHED = "exit status 24"
 #: What LXD notes on a copy when it has all of it, for its first start.
@@ -281,6 +283,12 @@ def _failure(ctx: Context, target_side: Operation, source_side: Operation | None
         text += f" | {ctx.move.source}: {source_side.error}"
     if _NO_PARENT in text:
         return RefreshImpossible(f"the servers cannot refresh a copy of snapshots that were moved before: {text}")
+    if _PHANTOM in text:
+        sql = f"DELETE FROM storage_volumes WHERE type = 0 AND name = '{ctx.move.name}'"  # noqa: S608 - for a person
+        return ServerRefused(
+            f"a deletion that broke off has left the record of a volume {ctx.move.name}: {text}",
+            hint=f'as root on {ctx.move.target}: `lxd sql global "{sql}"`, then `herder retry {ctx.job.id}`',
+        )
     pool = _target_pool(ctx)
     if "No space left" in text or (pool and pool.total and pool.free < pool.total // 100):
         return OutOfSpace(f"the pool of {ctx.move.target} is full: {text}")

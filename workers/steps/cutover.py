@@ -28,7 +28,7 @@ from common.domain.operation import Operation
 from common.domain.plan import AfterGrace, Method, identity_of
 from workers.steps.context import Context
 from workers.steps.copying import mark_receiving
-from workers.steps.guard import guard_source, seal_guard, unguarded
+from workers.steps.guard import guard_source, seal_guard, unguarded, was_handed_over
 from workers.steps.health import check_health
 from workers.steps.marks import is_own_snapshot, mark, restored
 
@@ -44,8 +44,15 @@ def stop_source(ctx: Context) -> Outcome:
     Done as soon as its processes are gone: LXD cleans up after them for another half second, which nothing waits for,
     because the guard keeps everybody from starting it.
     """
-    instance = _prepared(ctx)
     is_first_look = "down_at" not in ctx.job.facts
+    if is_first_look and was_handed_over(ctx):
+        return Outcome.completed()
+    instance = ctx.source_instance()
+    if is_first_look and instance.is_guarded and ctx.job.facts.get("was_running"):
+        # Redis has lost the note, but nobody else guards: so we have stopped it.
+        ctx.note(down_at=ctx.now().isoformat())
+        is_first_look = False
+    instance = _prepared(ctx, instance)
     if instance.is_stopped:
         # Somebody else stopped it since preflight: it shall stay stopped on the target too.
         was_running = ctx.job.facts["was_running"] and not (is_first_look and ctx.move.method is Method.WARM)
@@ -57,9 +64,8 @@ def stop_source(ctx: Context) -> Outcome:
     return _stop(ctx, instance)
 
 
-def _prepared(ctx: Context) -> Instance:
+def _prepared(ctx: Context, instance: Instance) -> Instance:
     """The source, guarded. What else can be done before the downtime is done now."""
-    instance = ctx.source_instance()
     if not instance.is_guarded:
         guard_source(ctx)
         instance = ctx.source_instance()
@@ -139,6 +145,8 @@ def _force(ctx: Context) -> Outcome:
 def hand_over(ctx: Context) -> Outcome:
     """The commit point: the source is stopped and guarded, the copy is complete; the target is the one now."""
     copy = ctx.own_copy()
+    if (copy is None or copy.is_running or not copy.is_guarded) and was_handed_over(ctx):
+        return Outcome.completed()
     if copy is None or copy.marks.get("state") not in ("complete", "handed-over"):
         raise CutoverBroken(f"{ctx.move.target}:{ctx.move.name} is not a complete copy")
     if copy.is_running:

@@ -8,7 +8,7 @@ from common.domain.job import Outcome
 from workers.steps.cleanup import drop_own_snapshots
 from workers.steps.context import Context
 from workers.steps.copies import find_operation, remove_copy
-from workers.steps.guard import remove_guard_profiles, unguard_source
+from workers.steps.guard import remove_guard_profiles, unguard_source, was_handed_over
 from workers.steps.marks import unmarked
 
 _REFRESH_MAY_END = timedelta(seconds=20)
@@ -46,10 +46,13 @@ def restart_source(ctx: Context) -> Outcome:
         source = ctx.source_instance()
     except NotFound:
         return Outcome.completed()
-    if source.marks.get("job") != ctx.job.id:
+    if source.marks.get("job") != ctx.job.id or source.is_handed_over:
+        # Handed over, and Redis has lost that: the way forward finds its steps done.
         return Outcome.completed()
     _refuse_if_target_runs(ctx)
     if source.is_guarded:
+        if "down_at" not in ctx.job.facts:
+            ctx.note(down_at=ctx.now().isoformat())  # Redis has lost the note: who guards has stopped it
         unguard_source(ctx)
     if source.is_running or not ctx.job.facts.get("was_running") or "down_at" not in ctx.job.facts:
         return Outcome.completed()
@@ -81,6 +84,11 @@ def _refuse_if_target_runs(ctx: Context) -> None:
 
 def discard_copy(ctx: Context) -> Outcome:
     """The copy on the target goes, if it is ours and was never handed over."""
+    if was_handed_over(ctx):
+        raise IdentityMismatch(
+            f"{ctx.move.target}:{ctx.move.name} is the instance now: it was handed over before Redis lost that",
+            hint=f"nothing was undone; look at {ctx.move.source}:{ctx.move.instance}, which is whole and guarded",
+        )
     copy = ctx.own_copy()
     if copy is None:
         return Outcome.completed()

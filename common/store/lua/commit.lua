@@ -18,7 +18,7 @@ if c.keep then
 end
 redis.call('HSET', key, 'owner', '', 'lease', 0)
 local control = redis.call('HGET', key, 'control')
-if control == 'cancel' and not c.committed and (c.state == 'parked' or c.state == 'paused') then
+if control == 'cancel' and not c.committed and not c.undoing and (c.state == 'parked' or c.state == 'paused') then
   -- Asked for between the last look at the control and now: the person was told that it would be done.
   redis.call('HSET', key, 'state', 'queued')
   wake(id)
