@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help setup demo test check unit integration acceptance lab lab-down bench-downtime bench-evacuate lock clean
+.PHONY: help setup demo test check unit integration acceptance lab lab-down bench-downtime bench-evacuate campaign-lxd lock clean
 
 help: ## Say what the verbs do
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | column -t -s '|'
@@ -55,6 +55,9 @@ bench-downtime: setup ## How long an instance is down: herder beside lxc stop, m
 
 bench-evacuate: setup ## How long an evacuation takes: herder beside lxc move and lxc cluster evacuate
 	$(BIN)/python -m tests.bench.evacuate
+
+campaign-lxd: setup ## Evacuate real containers while workers, Redis and LXD daemons are killed: ROUNDS=50
+	$(BIN)/python -m tests.acceptance.campaign --rounds $(or $(ROUNDS),50)
 
 lock: setup ## Write requirements.lock anew from pyproject.toml
 	$(BIN)/pip install --quiet uv

@@ -28,7 +28,7 @@ from common.lxd.migration import Transfer, receive_body
 from workers.steps.context import LOOK_AGAIN, Context
 from workers.steps.copies import find_operation, remove_copy
 from workers.steps.guard import GUARD
-from workers.steps.marks import mark, snapshot_name, wanted
+from workers.steps.marks import mark, marked, snapshot_name, wanted
 
 #: LXD 5.0.2 on btrfs tells snapshots apart by the subvolume they were received from. Those that came to the source
 #: with an earlier move count as missing on the target, and the stream then has no parent.
@@ -65,7 +65,7 @@ def run_pass(ctx: Context, kind: str) -> Outcome | Pass:
     settled = _earlier_attempt(ctx, kind, found)
     if settled is not None:
         return settled
-    source = ctx.source_instance()
+    source = marked(ctx, ctx.source_instance())
     waiting = _thaw(ctx, source) or _snapshot(ctx, kind, source)
     if waiting is not None:
         return waiting

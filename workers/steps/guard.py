@@ -13,12 +13,12 @@ and a way back at the same instant one is refused.
 
 from collections.abc import Mapping
 
-from common.domain.errors import CutoverBroken, NotFound, PreconditionFailed
+from common.domain.errors import CutoverBroken, IdentityMismatch, NotFound, PreconditionFailed
 from common.domain.instance import GUARD_DEVICE, Instance, guard_profile
 from common.domain.plan import identity_of
 from common.lxd.client import LxdClient
 from workers.steps.context import Context, soon_again
-from workers.steps.marks import mark
+from workers.steps.marks import mark, marked
 
 GUARD = {"type": "unix-char", "source": "/dev/herder-guard", "path": "/dev/herder-guard", "required": "true"}
 
@@ -34,7 +34,7 @@ def guard_source(ctx: Context) -> None:
     # LXD refreshes snapshots only onto a server that knows every profile of their instance.
     _ensure(ctx, ctx.target, ctx.move.target_project)
     _ensure(ctx, ctx.source, ctx.move.project)
-    source = ctx.source_instance()
+    source = marked(ctx, ctx.source_instance())
     if name not in source.profiles:
         ctx.patch_source({}, profiles=(*source.profiles, name))
     _write(ctx, "guards", devices={GUARD_DEVICE: GUARD})
@@ -87,6 +87,8 @@ def _write(ctx: Context, state: str, *, devices: Mapping[str, Mapping[str, str]]
     for attempt in soon_again(PreconditionFailed):
         with attempt:
             seen = ctx.source.profile(name, project=ctx.move.project)
+            if state == "open" and seen.config.get(mark("state")) == "handed-over":
+                raise IdentityMismatch(f"{ctx.move.source}:{ctx.move.instance} was handed over; it only goes forward")
             ctx.confirm_fence()
             ctx.source.replace_profile(
                 seen,

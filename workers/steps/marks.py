@@ -1,7 +1,9 @@
 """What herder writes on instances (``user.herder.*``)."""
 
+from common.domain.errors import IdentityMismatch
 from common.domain.instance import MARK_PREFIX, Config, Instance
 from common.domain.job import Job
+from workers.steps.context import Context
 
 UNSET = "unset"
 
@@ -40,6 +42,35 @@ def restored(instance: Instance) -> dict[str, str]:
         if remembered != UNSET:
             config[key] = remembered
     return config
+
+
+def marked(ctx: Context, source: Instance) -> Instance:
+    """The source with the marks of this job, which it has from preflight on.
+
+    A cancel takes them off; if Redis loses that it was cancelled, the job goes on without. Raises IdentityMismatch if
+    it is another job's by now.
+    """
+    holder = source.marks.get("job")
+    if holder == ctx.job.id:
+        return source
+    if holder and source.marks.get("state") != "retired":
+        raise IdentityMismatch(f"{ctx.move.source}:{source.name} belongs to job {holder} now")
+    mark_source(ctx, source)
+    return ctx.source_instance()
+
+
+def mark_source(ctx: Context, source: Instance) -> None:
+    """Say on the source whose it is, what it was, and what a lost record is rebuilt from."""
+    is_ours = source.marks.get("job") == ctx.job.id
+    ctx.patch_source(
+        {
+            mark("job"): ctx.job.id,
+            mark("role"): "source",
+            mark("target"): f"{ctx.move.target}:{ctx.move.name}",
+            mark("memo"): ctx.memo(ctx.job),
+            **({} if is_ours else wanted(restored(source))),
+        }
+    )
 
 
 def unmarked(instance: Instance) -> dict[str, str]:

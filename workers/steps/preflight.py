@@ -7,7 +7,7 @@ from common.domain.job import Outcome
 from common.domain.plan import identity_of
 from common.lxd.survey import survey
 from workers.steps.context import Context
-from workers.steps.marks import mark, restored, wanted
+from workers.steps.marks import mark_source
 
 
 def check_source(ctx: Context) -> Outcome:
@@ -35,17 +35,9 @@ def check_target(ctx: Context) -> Outcome:
     source_pools = {pool.name: pool for pool in ctx.source.pools()}
     source_driver = source_pools[instance.root_pool].driver if instance.root_pool in source_pools else ""
     target_driver = target.pools[wanted_pool(instance, ctx.move)].driver
-    facts = {
-        "deltas": sends_deltas(source_driver, target_driver),
-        "root_from_profile": inherits_root(instance, ctx.move, target.profiles[ctx.move.target_project]),
-    }
-    ctx.patch_source(
-        {
-            mark("job"): ctx.job.id,
-            mark("role"): "source",
-            mark("target"): f"{ctx.move.target}:{ctx.move.name}",
-            mark("memo"): ctx.memo(ctx.job.noted({}, facts)),
-            **(wanted(restored(instance)) if instance.marks.get("job") != ctx.job.id else {}),
-        }
+    ctx.note(
+        deltas=sends_deltas(source_driver, target_driver),
+        root_from_profile=inherits_root(instance, ctx.move, target.profiles[ctx.move.target_project]),
     )
-    return Outcome.completed(deltas=facts["deltas"], root_from_profile=facts["root_from_profile"])
+    mark_source(ctx, instance)
+    return Outcome.completed()

@@ -65,3 +65,20 @@ def test_marks_and_volatile_keys_are_not_its_own_config() -> None:
     assert an_instance(devices={GUARD_DEVICE: {"type": "unix-char"}, "a": {"type": "none"}}).own_devices == {
         "a": {"type": "none"}
     }
+
+
+def test_a_guard_in_a_profile_guards_as_well() -> None:
+    """It shows up in the expanded devices only, and brings its state along in the expanded config."""
+    guard = {GUARD_DEVICE: {"type": "unix-char"}}
+    by_profile = an_instance(expanded_devices=guard, expanded_config={"user.herder.state": "guards"})
+    handed_over = an_instance(expanded_devices=guard, expanded_config={"user.herder.state": "handed-over"})
+    assert (by_profile.is_guarded, by_profile.is_handed_over) == (True, False)
+    assert (handed_over.is_guarded, handed_over.is_handed_over) == (True, True)
+    assert not an_instance(expanded_config={"user.herder.state": "handed-over"}).is_handed_over
+
+
+def test_the_profile_of_its_job_is_not_one_of_its_own() -> None:
+    """Only that of the job that it is marked with: another one called herder is its owner's."""
+    marked = {"user.herder.job": "p1-1"}
+    instance = an_instance(profiles=("default", "herder-p1-1", "herder-tools"), config=marked)
+    assert instance.own_profiles == ("default", "herder-tools")

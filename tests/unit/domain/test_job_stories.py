@@ -253,3 +253,28 @@ def test_a_checkpoint_inside_a_step_adds_facts_and_replaces_evidence() -> None:
     noted = job.noted({"new": 2}, {"down_at": "x"})
     assert noted.evidence == {"new": 2}
     assert noted.facts == {"was_running": True, "down_at": "x"}
+
+
+@pytest.mark.parametrize(
+    ("method", "facts", "distrusts"),
+    [
+        (Method.COLD, {}, True),
+        (Method.WARM, {"no_refresh": "cannot find parent subvolume"}, True),
+        (Method.WARM, {}, False),
+    ],
+)
+def test_a_copy_that_no_refresh_will_mend_is_not_trusted_after_a_give_back(
+    method: Method, facts: dict[str, object], distrusts: bool
+) -> None:
+    """Its source has run since; the next whole pass must not take it for up to date."""
+    last = GIVE_BACK.steps[-1].name
+    job = a_running_job(
+        last,
+        method=method,
+        itinerary=GIVE_BACK.name,
+        reached="hand_over",
+        undo_then="resume",
+        facts={"next_pass": 3, **facts},
+    )
+    resumed = job.with_outcome(Outcome.completed(), NOW)
+    assert resumed.facts.get("whole_from") == (3 if distrusts else None)
