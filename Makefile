@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help setup demo test check unit integration acceptance lab lab-down bench-downtime bench-evacuate campaign-lxd lock clean
+.PHONY: help setup demo test check unit integration acceptance lab lab-down bench-downtime bench-evacuate campaign campaign-lxd lock clean
 
 help: ## Say what the verbs do
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | column -t -s '|'
@@ -33,16 +33,16 @@ unit: setup ## Tests without network and servers; simulated servers among them
 	$(BIN)/pytest tests/unit tests/docs tests/simulator
 	$(BIN)/pytest tests/contract -m "not lab"
 
-integration: setup ## Tests with a real Redis
-	$(BIN)/pytest tests/integration
+integration: setup ## Tests with a real Redis, the crash matrix among them
+	$(BIN)/pytest tests/integration tests/campaign --ignore tests/campaign/test_campaign.py
 
 acceptance: setup ## Tests with real LXD servers
 	$(BIN)/pytest tests/lab tests/acceptance tests/bench
 	$(BIN)/pytest tests/contract -m lab
 
 test: check ## Everything that must hold: check, unit, integration, acceptance
-	$(BIN)/pytest tests/docs tests/unit tests/simulator tests/integration tests/contract tests/lab tests/acceptance \
-		tests/bench
+	$(BIN)/pytest tests/docs tests/unit tests/simulator tests/integration tests/campaign tests/contract tests/lab \
+		tests/acceptance tests/bench --ignore tests/campaign/test_campaign.py
 
 lab: setup ## Bring real LXD servers up: s1, s2, d1 and the cluster c1 to c3
 	$(BIN)/python -m tests.lab up
@@ -55,6 +55,9 @@ bench-downtime: setup ## How long an instance is down: herder beside lxc stop, m
 
 bench-evacuate: setup ## How long an evacuation takes: herder beside lxc move and lxc cluster evacuate
 	$(BIN)/python -m tests.bench.evacuate
+
+campaign: setup ## Random crashes on simulated servers: SEEDS=1000
+	$(BIN)/python -m tests.campaign --seeds $(or $(SEEDS),1000)
 
 campaign-lxd: setup ## Evacuate real containers while workers, Redis and LXD daemons are killed: ROUNDS=50
 	$(BIN)/python -m tests.acceptance.campaign --rounds $(or $(ROUNDS),50)

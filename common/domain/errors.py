@@ -119,6 +119,7 @@ class PermanentError(HerderError):
     """Trying again would not help; a person has to change something first."""
 
     code = "permanent"
+    default_hint = "look at both servers, then `herder retry`"
 
 
 class PreflightRefused(PermanentError):

@@ -12,8 +12,9 @@ and a way back at the same instant one is refused.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 
-from common.domain.errors import CutoverBroken, IdentityMismatch, NotFound, PreconditionFailed
+from common.domain.errors import CutoverBroken, FenceLost, IdentityMismatch, NotFound, PreconditionFailed, ServerRefused
 from common.domain.instance import GUARD_DEVICE, Instance, guard_profile
 from common.domain.plan import identity_of
 from common.lxd.client import LxdClient
@@ -48,7 +49,7 @@ def was_handed_over(ctx: Context) -> bool:
         source = ctx.source_instance()
     except NotFound:
         there = ctx.target_instance()
-        return there is not None and identity_of(there) == ctx.move.identity
+        return there is not None and not there.is_guarded and identity_of(there) == ctx.move.identity
     return source.is_handed_over and source.marks.get("job") == ctx.job.id
 
 
@@ -79,6 +80,13 @@ def _ensure(ctx: Context, client: LxdClient, project: str) -> None:
     except NotFound:
         ctx.confirm_fence()
         client.create_profile(name, description=f"herder: guard of job {ctx.job.id}", project=project)
+        try:
+            ctx.confirm_fence()
+        except FenceLost:
+            # The job may be over already; LXD keeps the profile if its new owner uses it.
+            with suppress(ServerRefused):
+                client.delete_profile(name, project=project)
+            raise
 
 
 def _write(ctx: Context, state: str, *, devices: Mapping[str, Mapping[str, str]]) -> None:

@@ -1,0 +1,186 @@
+"""The crash matrix on simulated servers: a worker dies at every point of every step of every itinerary.
+
+Made from the tables of ``common.domain.itinerary``: an itinerary that does not lead forward is entered where a job can
+be turned onto it, in the middle of a cutover or, if it begins after the commit point, when the job is done.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+from unittest import mock
+
+import redis
+
+import workers.runner
+from common.domain.itinerary import FORWARD, Itinerary
+from common.domain.job import Job, State
+from common.domain.plan import AfterGrace, Limits, Method, Retire
+from tests.builders import a_job
+from tests.campaign.checker import check
+from tests.campaign.line import scripts_in_virtual_time
+from tests.campaign.scenario import Machine, Scenario, Server
+from tests.campaign.trial import Person, build, story
+from tests.campaign.worker import Worker
+from tests.campaign.world import Restless, World, virtual_waits
+from tests.simulator import Guest
+from workers.steps.registry import STEPS
+
+#: Where a job that is on its way forward is turned back: its source is stopped and guarded, its copy is not complete.
+_TURNED_AT = "final_pass"
+_LEASE_IS_OVER = 16.0
+
+
+@dataclass(frozen=True)
+class Point:
+    """The ``number``-th place of a run in which its worker can die; ``what`` comes next, in this ``step``."""
+
+    number: int
+    step: str
+    what: str
+
+    @property
+    def when(self) -> str:
+        """``before`` the step, in the ``middle``, before its ``checkpoint`` or ``after`` it."""
+        if self.what == "begin":
+            return "before"
+        if self.what == "after redis commit":
+            return "after"
+        return "checkpoint" if self.what == "redis commit" else "middle"
+
+
+class _Steps(Mapping[str, Any]):
+    """The registry, telling which step is at hand."""
+
+    def __init__(self, run: "_Run") -> None:
+        self._run = run
+
+    def __getitem__(self, name: str) -> Any:
+        def step(ctx: Any) -> Any:
+            self._run.step = name
+            self._run.world.point("begin", is_write=False)
+            return STEPS[name](ctx)
+
+        return step
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(STEPS)
+
+    def __len__(self) -> int:
+        return len(STEPS)
+
+
+class _Run:
+    """One job on its way along one itinerary; its worker dies at the point of this number, or never."""
+
+    def __init__(self, pool: redis.ConnectionPool, itinerary: Itinerary, dies_at: int | None, retire: Retire) -> None:
+        self.world = World(pool, 1, switches=0.0)
+        self.itinerary = itinerary
+        self.step = ""
+        self.points: list[Point] = []
+        self._dies_at = dies_at
+        self._is_on_it = itinerary in FORWARD.values()
+        self._scenario = _scenario(itinerary, retire)
+        self._person = Person(self.world)
+
+    def play(self) -> list[str]:
+        """What is wrong at the end."""
+        world = self.world
+        were = build(world, self._scenario)
+        self._person.submit("p1", self._scenario.machines[0], self._scenario)
+        world.hire("w1")
+        world.at_points.append(self._at_point)
+        try:
+            self._go()
+        except Restless as restless:
+            return [str(restless)]
+        world.settle(60)
+        endings = self._person.endings()
+        found = check(world.fleet, were, endings) + world.protests
+        return found + [f"{e.instance} is parked: {e.why}" for e in endings if e.state == "parked"]
+
+    def _go(self) -> None:
+        if not self._is_on_it:
+            self._lead()
+        self._is_on_it = True
+        self.world.run_until_rest()
+
+    def _lead(self) -> None:
+        """Bring the job to where the itinerary begins, and turn it."""
+        probe = replace(_any_job(), itinerary=self.itinerary.name, step=self.itinerary.steps[0].name)
+        if probe.is_committed:
+            self.world.run_until_rest()
+        else:
+            self._run_to(_TURNED_AT)
+        claim = self.world.store.claim("p1-1", "person", ended_too=True)
+        assert claim
+        first = self.itinerary.steps[0].name
+        turned = replace(
+            claim.job, itinerary=self.itinerary.name, step=first, state=State.QUEUED, reached=claim.job.step,
+            undo_then="resume", finished_at=None, evidence={} if probe.is_committed else claim.job.evidence,
+        )  # fmt: skip
+        self.world.store.commit(claim, replace(turned, state=State.RUNNING))
+
+    def _run_to(self, step: str) -> None:
+        """Its worker dies when it has begun the pass that this step makes, and nobody is there until the lease ends."""
+        while self.step != step:
+            assert self.world._turn()
+        worker = self.world.workers[0]
+        self.world.kill(worker, back_in=_LEASE_IS_OVER)
+        self.world.settle(_LEASE_IS_OVER)
+        while not self.world._somebody():
+            self.world._turn()
+
+    def _at_point(self, worker: Worker, what: str, _is_write: bool) -> None:
+        if not self._is_on_it or not self.step or self.step not in {step.name for step in self.itinerary.steps}:
+            return
+        number = len(self.points)
+        self.points.append(Point(number, self.step, what))
+        if number == self._dies_at:
+            self.world.tell(f"dies before {what} in {self.step}")
+            self.world.kill(worker, back_in=1.0)
+
+
+def points(pool: redis.ConnectionPool, itinerary: Itinerary, retire: Retire = Retire.STOP) -> list[Point]:
+    """Every place in which a worker can die on this way. Raises AssertionError if the way is not gone well."""
+    with scripts_in_virtual_time():
+        run = _Run(pool, itinerary, None, retire)
+        with _staged(run):
+            violations = run.play()
+    assert violations == [], "\n".join([*violations, *story(run.world)])
+    return run.points
+
+
+def dies(pool: redis.ConnectionPool, itinerary: Itinerary, point: Point, retire: Retire = Retire.STOP) -> list[str]:
+    """What is wrong after a death at this point, with the story if anything is."""
+    with scripts_in_virtual_time():
+        run = _Run(pool, itinerary, point.number, retire)
+        with _staged(run):
+            violations = run.play()
+        died = any(text.startswith("dies before") for _, text in run.world.story)
+    assert died, f"{point} was not met"
+    return [f"{point}: {violation}" for violation in violations] + (story(run.world) if violations else [])
+
+
+@contextmanager
+def _staged(run: _Run) -> Iterator[None]:
+    with ExitStack() as stack:
+        stack.enter_context(virtual_waits(run.world))
+        stack.enter_context(mock.patch.object(workers.runner, "STEPS", _Steps(run)))
+        stack.callback(run.world.close)
+        yield
+
+
+def _scenario(itinerary: Itinerary, retire: Retire) -> Scenario:
+    methods = {way.name: method for method, way in FORWARD.items()}
+    machine = Machine(
+        name="c1", source="s1", target="s2", runs=True, mib=20, guest=Guest(writes_per_second=5.0), snapshots=1,
+        autostart="true", method=methods.get(itinerary.name, Method.WARM), retire=retire, after_grace=AfterGrace.FORCE,
+    )  # fmt: skip
+    servers = (Server("s1", "btrfs", 60e6), Server("s2", "btrfs", 60e6))
+    return Scenario(1, servers, (machine,), (timedelta(0),), Limits())
+
+
+def _any_job() -> Job:
+    return a_job()

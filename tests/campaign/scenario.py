@@ -1,0 +1,181 @@
+"""What one seed stands for: servers, instances, plans, what people ask for, and what goes wrong when."""
+
+import random
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from common.domain.plan import AfterGrace, Limits, Method, Policy, Retire
+from tests.simulator import Guest
+
+SERVERS = ("s1", "s2", "s3")
+
+
+@dataclass(frozen=True)
+class Server:
+    name: str
+    driver: str
+    bandwidth: float
+
+
+@dataclass(frozen=True)
+class Machine:
+    """An instance, where it is and where it shall go."""
+
+    name: str
+    source: str
+    target: str
+    runs: bool
+    mib: int
+    guest: Guest
+    snapshots: int
+    autostart: str
+    method: Method | None
+    retire: Retire
+    after_grace: AfterGrace
+
+    @property
+    def policy(self) -> Policy:
+        return Policy(
+            method=self.method if self.runs else None,
+            grace=timedelta(seconds=5),
+            after_grace=self.after_grace,
+            retire=self.retire,
+            stall=timedelta(seconds=60),
+        )
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a person asks for: ``cancel``, ``pause`` or ``undo`` of a machine's job, so many seconds on."""
+
+    kind: str
+    machine: str
+    at: float
+
+
+@dataclass(frozen=True)
+class Strike:
+    """One thing that goes wrong. What ``where``, ``at`` and the others mean is up to its kind; see ``mishaps``."""
+
+    kind: str
+    at: float
+    server: str
+    machine: str
+    worker: int
+    nth: int
+    seconds: float
+    request: str
+    mib: float
+    by: str
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Everything that a seed decides before the trial begins."""
+
+    seed: int
+    servers: tuple[Server, ...]
+    machines: tuple[Machine, ...]
+    workers: tuple[timedelta, ...]
+    limits: Limits
+    wishes: tuple[Wish, ...] = ()
+    strikes: tuple[Strike, ...] = field(default=())
+
+
+#: Kinds that the simulator knows how to do to one request.
+OF_REQUESTS = ("refuse", "busy", "delay", "cut-before", "cut-after", "half-response", "silent-after")
+OF_SERVERS = ("kill-source", "kill-target", "freeze", "cut-transfers", "disk-full", "forget", "rotate")
+OF_INSTANCES = ("stop-hangs", "start-fails")
+OF_WORKERS = ("worker-killed", "worker-frozen", "clock-skew")
+OF_REDIS = (
+    "redis-restarted",
+    "redis-emptied",
+    "redis-read-only",
+    "redis-out-of-memory",
+    "redis-failed-over",
+    "redis-answer-lost",
+)
+OF_MESSAGES = ("wake-up-lost", "wake-up-doubled", "wake-up-late", "wake-ups-reordered", "event-lost")
+KINDS = (*OF_REQUESTS, *OF_SERVERS, *OF_INSTANCES, *OF_WORKERS, *OF_REDIS, *OF_MESSAGES)
+
+_REQUESTS = (
+    r"POST /1\.0/instances$",
+    r"POST /1\.0/instances/[^/]+$",
+    r"POST /1\.0/instances/[^/]+/snapshots",
+    r"PUT /1\.0/instances/[^/]+/state",
+    r"PUT /1\.0/instances/[^/]+$",
+    r"PATCH ",
+    r"PUT /1\.0/profiles",
+    r"POST /1\.0/profiles",
+    r"DELETE ",
+    r"^(POST|PUT|PATCH|DELETE) ",
+    r"^(POST|PUT|PATCH|DELETE) ",
+    r"^GET ",
+)
+_SCRIPTS = ("commit", "commit", "commit", "claim", "renew", "complete", "acquire")
+
+
+def draw(seed: int) -> Scenario:
+    """The scenario of a seed."""
+    dice = random.Random(seed)
+    names = SERVERS[: dice.choice([2, 2, 3])]
+    servers = tuple(
+        Server(name, dice.choice(["btrfs", "btrfs", "dir"]), dice.choice([20e6, 60e6, 200e6])) for name in names
+    )
+    machines = tuple(_machine(dice, f"c{number + 1}", names) for number in range(dice.randint(3, 6)))
+    strikes = tuple(_strike(dice, dice.choice(KINDS), names, machines) for _ in range(dice.randint(3, 9)))
+    skewed = any(strike.kind == "clock-skew" for strike in strikes)
+    workers = tuple(
+        timedelta(seconds=dice.uniform(-120, 120)) if skewed else timedelta(0) for _ in range(dice.choice([2, 2, 3]))
+    )
+    wishes = tuple(
+        Wish(
+            dice.choice(["cancel", "cancel", "pause", "undo", "undo"]),
+            dice.choice(machines).name,
+            dice.uniform(0.2, 20),
+        )
+        for _ in range(dice.choice([0, 0, 1, 2]))
+    )
+    limits = Limits(per_source=dice.randint(1, 3), per_target=dice.randint(1, 3), cutovers=dice.randint(1, 4))
+    return Scenario(seed, servers, machines, workers, limits, wishes, strikes)
+
+
+def _machine(dice: random.Random, name: str, servers: tuple[str, ...]) -> Machine:
+    source, target = dice.sample(servers, 2)
+    runs = dice.random() < 0.8
+    guest = Guest(
+        writes_per_second=dice.choice([0.0, 2.0, 20.0]),
+        stops_in=dice.choice([0.13, 0.13, 0.6, 2.5, None]),
+        deletes_files=dice.random() < 0.1,
+    )
+    return Machine(
+        name=name,
+        source=source,
+        target=target,
+        runs=runs,
+        mib=dice.choice([1, 20, 60, 200]),
+        guest=guest,
+        snapshots=dice.choice([0, 0, 1, 2]),
+        # A stopped one that starts with its daemon would not be stopped at the end.
+        autostart=dice.choice(["", "", "true", "false"]) if runs else "",
+        method=dice.choice([None, None, Method.WARM, Method.COLD]),
+        retire=dice.choice([Retire.STOP, Retire.STOP, Retire.DELETE]),
+        after_grace=dice.choice([AfterGrace.FORCE, AfterGrace.FORCE, AfterGrace.GIVE_BACK]),
+    )
+
+
+def _strike(dice: random.Random, kind: str, servers: tuple[str, ...], machines: tuple[Machine, ...]) -> Strike:
+    machine = dice.choice(machines)
+    server = {"kill-source": machine.source, "kill-target": machine.target}.get(kind, dice.choice(servers))
+    return Strike(
+        kind=kind,
+        at=dice.choice([dice.uniform(0.0, 3.0), dice.uniform(0.0, 20.0)]),
+        server=machine.source if kind == "stop-hangs" else server,
+        machine=machine.name,
+        worker=dice.randint(0, 2),
+        nth=dice.choice([dice.randint(1, 6), dice.randint(1, 60)]),
+        seconds=dice.choice([dice.uniform(0.2, 4.0), dice.uniform(5.0, 45.0)]),
+        request=dice.choice(_SCRIPTS if kind == "redis-answer-lost" else _REQUESTS),
+        mib=dice.uniform(0.0, machine.mib),
+        by=dice.choice(["time", "request", "bytes"]),
+    )

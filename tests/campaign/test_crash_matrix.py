@@ -1,0 +1,31 @@
+"""Kill a worker at any point of any step of any way: another one finishes, and the servers show nothing of it."""
+
+from functools import cache
+
+import pytest
+import redis
+
+from common.domain.itinerary import ITINERARIES, Itinerary
+from tests.campaign.matrix import Point, dies, points
+
+MATRIX = [
+    pytest.param(itinerary, step.name, id=f"{itinerary.name}-{step.name}")
+    for itinerary in ITINERARIES.values()
+    for step in itinerary.steps
+]
+
+
+@cache
+def _points(pool: redis.ConnectionPool, name: str) -> list[Point]:
+    return points(pool, ITINERARIES[name])
+
+
+@pytest.mark.parametrize(("itinerary", "step"), MATRIX)
+def test_a_worker_that_dies_anywhere_in_a_step_harms_nothing(
+    pool: redis.ConnectionPool, itinerary: Itinerary, step: str
+) -> None:
+    """Before it, after each of its requests, after its effect and before the checkpoint, and after that."""
+    meant = [point for point in _points(pool, itinerary.name) if point.step == step]
+    assert {"before", "checkpoint", "after"} <= {point.when for point in meant}
+    wrong = [line for point in meant for line in dies(pool, itinerary, point)]
+    assert wrong == [], "\n".join(wrong)
