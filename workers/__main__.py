@@ -12,6 +12,7 @@ from pathlib import Path
 
 import dramatiq
 import redis
+import tenacity
 
 from common.config import Settings, load_settings
 from common.domain.errors import HerderError
@@ -64,6 +65,7 @@ def _serve(settings: Settings, *, with_parent: bool) -> int:
     declare_actors(broker, runner.advance)
     worker = dramatiq.Worker(broker, worker_threads=settings.threads)
     worker.start()
+    _wait_until_running(worker)
     name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
     listeners = Listeners(operations, servers, name)
     prober = Prober(jobs.servers, servers, name)
@@ -80,6 +82,17 @@ def _serve(settings: Settings, *, with_parent: bool) -> int:
         log.warning("leases.not_given_up reason=%s", error)
     worker.stop(timeout=10_000)
     return 0
+
+
+def _wait_until_running(worker: dramatiq.Worker) -> None:
+    """A thread that is told to stop before it has said that it runs would run on, and a stop would wait for it."""
+    threads = [*worker.consumers.values(), *worker.workers]
+    tenacity.Retrying(
+        retry=tenacity.retry_if_result(lambda all_run: not all_run),
+        wait=tenacity.wait_fixed(0.01),
+        stop=tenacity.stop_after_delay(5),
+        retry_error_callback=lambda _: None,
+    )(lambda: all(thread.running for thread in threads))  # type: ignore[attr-defined]
 
 
 def _listen_for_signals() -> threading.Event:
