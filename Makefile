@@ -34,7 +34,7 @@ unit: setup ## Tests without network and servers; simulated servers among them
 	$(BIN)/pytest tests/contract -m "not lab"
 
 integration: setup ## Tests with a real Redis, the crash matrix among them
-	$(BIN)/pytest tests/integration tests/campaign --ignore tests/campaign/test_campaign.py
+	$(BIN)/pytest tests/integration tests/campaign
 
 acceptance: setup ## Tests with real LXD servers
 	$(BIN)/pytest tests/lab tests/acceptance tests/bench
@@ -42,7 +42,7 @@ acceptance: setup ## Tests with real LXD servers
 
 test: check ## Everything that must hold: check, unit, integration, acceptance
 	$(BIN)/pytest tests/docs tests/unit tests/simulator tests/integration tests/campaign tests/contract tests/lab \
-		tests/acceptance tests/bench --ignore tests/campaign/test_campaign.py
+		tests/acceptance tests/bench
 
 lab: setup ## Bring real LXD servers up: s1, s2, d1 and the cluster c1 to c3
 	$(BIN)/python -m tests.lab up

@@ -93,6 +93,12 @@ class Outcome:
     error: JobError | None = None
     finished_pass: Pass | None = None
     turns_back: bool = False
+    turns_forward: bool = False
+
+    @classmethod
+    def goes_forward(cls, **facts: Any) -> "Outcome":
+        """On its way back the job has found that it was past its commit point."""
+        return cls(kind=Kind.COMPLETED, facts=facts, turns_forward=True)
 
     @classmethod
     def completed(cls, *, finished_pass: Pass | None = None, **facts: Any) -> "Outcome":
@@ -263,7 +269,7 @@ class Job:
             job = replace(job, passes=(*job.passes, outcome.finished_pass))
         match outcome.kind:
             case Kind.COMPLETED:
-                return job._advance(now)
+                return job._turn_forward() if outcome.turns_forward else job._advance(now)
             case Kind.AGAIN:
                 return job.to(State.RUNNING, evidence=dict(outcome.evidence), attempts=0, error=None)
             case Kind.WAIT:
@@ -289,6 +295,14 @@ class Job:
         if self.itinerary == GIVE_BACK.name:
             return fresh._given_back(now)
         return fresh.to(State.DONE, finished_at=now)
+
+    def _turn_forward(self) -> "Job":
+        """Go on behind the commit point."""
+        commit = next(step for step in self.forward.steps if step.commit)
+        following = self.forward.after(commit.name)
+        assert following  # noqa: S101 - no itinerary ends with its commit point
+        at = replace(self, itinerary=self.forward.name, step=following.name, undo_then="", reached="", error=None)
+        return at.to(State.RUNNING, evidence={}, attempts=0)
 
     def _given_back(self, now: datetime) -> "Job":
         """The source runs as before: go on by itself after a fault, or wait for a person after a permanent error."""

@@ -29,8 +29,9 @@ class Before:
 
 @dataclass(frozen=True)
 class Ending:
-    """How the job of an instance ended. ``state`` is ``done``, ``cancelled``, ``parked`` or, if there is none, ``""``.
+    """How the job of an instance ended.
 
+    ``state`` is ``done``, ``cancelled``, ``parked`` or, if Redis has lost the job, ``forgotten``.
     ``back``: it was brought back from its target. ``may_forget_wrecks``: Redis has lost records, and with them the
     names of wrecks that were set aside; they still tell by themselves what they are.
     """
@@ -149,7 +150,7 @@ def _check_end(fleet: Fleet, was: Before, ending: Ending | None) -> list[str]:
         s.name: s.instances["default", was.name] for s in fleet.servers.values() if ("default", was.name) in s.instances
     }
     live = {name: each for name, each in sides.items() if not _is_guarded(fleet, name, each) and each.data is not None}
-    if ending is not None and ending.state not in ("done", "cancelled", "parked"):
+    if ending is not None and ending.state not in ("done", "cancelled", "parked", "forgotten"):
         return [f"{was.name}: its job is {ending.state}"]
     if len(live) != 1:
         told = {name: _told(fleet, name, each) for name, each in sides.items()}
@@ -205,6 +206,8 @@ def _check_leftovers(fleet: Fleet, were: Mapping[str, Before], endings: Mapping[
 
 
 def _may_stay(ending: Ending, server: str) -> bool:
+    if ending.state == "forgotten":
+        return ending.keeps_source
     if ending.back:
         return server == ending.target
     return ending.state == "done" and ending.keeps_source and server == ending.source

@@ -1,5 +1,7 @@
 """The crash matrix on simulated servers: a worker dies at every point of every step of every itinerary.
 
+The rollback matrix is about Redis: at every checkpoint it comes back with an earlier one.
+
 Made from the tables of ``common.domain.itinerary``: an itinerary that does not lead forward is entered where a job can
 be turned onto it, in the middle of a cutover or, if it begins after the commit point, when the job is done.
 """
@@ -20,6 +22,7 @@ from common.domain.plan import AfterGrace, Limits, Method, Retire
 from tests.builders import a_job
 from tests.campaign.checker import check
 from tests.campaign.line import scripts_in_virtual_time
+from tests.campaign.outages import Copy
 from tests.campaign.scenario import Machine, Scenario, Server
 from tests.campaign.trial import Person, build, story
 from tests.campaign.worker import Worker
@@ -72,14 +75,27 @@ class _Steps(Mapping[str, Any]):
 
 
 class _Run:
-    """One job on its way along one itinerary; its worker dies at the point of this number, or never."""
+    """One job on its way along one itinerary; its worker dies at the point of this number, or never.
 
-    def __init__(self, pool: redis.ConnectionPool, itinerary: Itinerary, dies_at: int | None, retire: Retire) -> None:
+    With ``back_to`` Redis dies too, and comes back as it was at that point; then somebody ``cancels``.
+    """
+
+    def __init__(
+        self,
+        pool: redis.ConnectionPool,
+        itinerary: Itinerary,
+        dies_at: int | None,
+        retire: Retire,
+        *,
+        back_to: int | None = None,
+        cancels: bool = False,
+    ) -> None:
         self.world = World(pool, 1, switches=0.0)
         self.itinerary = itinerary
         self.step = ""
         self.points: list[Point] = []
-        self._dies_at = dies_at
+        self._dies_at, self._back_to, self._cancels = dies_at, back_to, cancels
+        self._kept: Copy | None = None
         self._is_on_it = itinerary in FORWARD.values()
         self._scenario = _scenario(itinerary, retire)
         self._person = Person(self.world)
@@ -137,9 +153,15 @@ class _Run:
             return
         number = len(self.points)
         self.points.append(Point(number, self.step, what))
+        if number == self._back_to:
+            self._kept = Copy(redis.Redis(connection_pool=self.world.pool))
         if number == self._dies_at:
             self.world.tell(f"dies before {what} in {self.step}")
             self.world.kill(worker, back_in=1.0)
+            if self._kept is not None:
+                self.world.roll_back(self._kept, away=2.0)
+                if self._cancels:
+                    self.world.later(0.5, lambda: self._person.ask("cancel", "c1"))
 
 
 def points(pool: redis.ConnectionPool, itinerary: Itinerary, retire: Retire = Retire.STOP) -> list[Point]:
@@ -152,15 +174,32 @@ def points(pool: redis.ConnectionPool, itinerary: Itinerary, retire: Retire = Re
     return run.points
 
 
-def dies(pool: redis.ConnectionPool, itinerary: Itinerary, point: Point, retire: Retire = Retire.STOP) -> list[str]:
+def dies(
+    pool: redis.ConnectionPool,
+    itinerary: Itinerary,
+    point: Point,
+    retire: Retire = Retire.STOP,
+    *,
+    back_to: Point | None = None,
+    cancels: bool = False,
+) -> list[str]:
     """What is wrong after a death at this point, with the story if anything is."""
     with scripts_in_virtual_time():
-        run = _Run(pool, itinerary, point.number, retire)
+        back = back_to.number if back_to else None
+        run = _Run(pool, itinerary, point.number, retire, back_to=back, cancels=cancels)
         with _staged(run):
             violations = run.play()
         died = any(text.startswith("dies before") for _, text in run.world.story)
     assert died, f"{point} was not met"
-    return [f"{point}: {violation}" for violation in violations] + (story(run.world) if violations else [])
+    where = f"{point}, back to {back_to}" if back_to else str(point)
+    return [f"{where}: {violation}" for violation in violations] + (story(run.world) if violations else [])
+
+
+def rollbacks(known: list[Point]) -> Iterator[tuple[Point, Point]]:
+    """``(dies at, back to)``: every effect that has no checkpoint yet, with every checkpoint before it."""
+    for last in known:
+        if last.when == "checkpoint":
+            yield from ((last, first) for first in known[: last.number] if first.when == "after")
 
 
 @contextmanager

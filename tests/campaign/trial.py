@@ -129,6 +129,7 @@ class Person:
     def __init__(self, world: World) -> None:
         self._world = world
         self._ended: dict[str, Job] = {}
+        self._forgotten: dict[str, Ending] = {}
         world.remember = self.remember
 
     def submit(self, plan_id: str, machine: Machine, scenario: Scenario) -> None:
@@ -144,6 +145,13 @@ class Person:
         seen = {name: survey(self._world.client_of(name), projects=("default",)) for name in names}
         plan = make_plan(request, Seen(seen_at=self._world.clock.moment(), servers=seen), plan_id=plan_id)
         assert plan.moves, plan.refusals
+        self._forgotten[machine.name] = Ending(
+            instance=machine.name,
+            state="forgotten",
+            source=machine.source,
+            target=machine.target,
+            keeps_source=machine.retire is Retire.STOP,
+        )
         submit(plan, self._world.store)
 
     def ask(self, kind: str, machine: str) -> None:
@@ -240,6 +248,7 @@ class Person:
         known = {**self._ended, **self._jobs()}
         found = {job.move.instance: _ending(job) for job in known.values()}
         if self._world.outages.has_lost:
+            found = {**self._forgotten, **found}
             found = {name: replace(each, may_forget_wrecks=True) for name, each in found.items()}
         return list(found.values())
 

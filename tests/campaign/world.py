@@ -398,16 +398,20 @@ class World:
         kept = Copy(self._raw)
 
         def strike() -> None:
-            self.outages.has_lost = True
-            kept.restore()
-            self.outages.away_until = self.now() + away
-            self._mail.clear()
-            self._has_mail = True
             self.happened[kind] += 1
             self.tell(f"{kind}: {window:.2f} s lost, away for {away:.1f} s")
+            self.roll_back(kept, away=away)
             self._restart_workers(away)
 
         self.later(window, strike)
+
+    def roll_back(self, kept: Copy, *, away: float) -> None:
+        """It is back, ``away`` seconds from now, as it once was."""
+        self.outages.has_lost = True
+        kept.restore()
+        self.outages.away_until = self.now() + away
+        self._mail.clear()
+        self._has_mail = True
 
     def disturb_redis(self, kind: str, seconds: float) -> None:
         """It takes no more writes for a while."""

@@ -1,6 +1,7 @@
 """What a step may use. Built by ``workers.runner`` for each attempt."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import MappingProxyType
@@ -9,7 +10,7 @@ from typing import Any, Protocol
 import tenacity
 
 from common.domain.eligibility import wanted_devices
-from common.domain.errors import NotFound, PreconditionFailed, ServerBusy, TemporaryError
+from common.domain.errors import FenceLost, HerderError, NotFound, PreconditionFailed, ServerBusy, TemporaryError
 from common.domain.instance import Devices, Instance
 from common.domain.job import Job, Outcome
 from common.domain.operation import Operation, OperationRef
@@ -131,6 +132,21 @@ class Context:
         if operation is not None and not operation.is_finished:
             return self._await(key, ref, blocked_on)
         return operation
+
+    @contextmanager
+    def taken_back_if_late(self, take_back: Callable[[], object]) -> Iterator[None]:
+        """Around a write that leaves something new: had this worker slept until the job was another's, it goes again.
+
+        The job may have ended by then, and nobody else would look for what came late. Raises FenceLost.
+        """
+        self.confirm_fence()
+        yield
+        try:
+            self.confirm_fence()
+        except FenceLost:
+            with suppress(HerderError):
+                take_back()
+            raise
 
     def lingers(self, waiting: Outcome) -> bool:
         """Whether what it waits for has ended after a second for each operation; the rest of the step may go on."""

@@ -101,7 +101,7 @@ def _snapshot(ctx: Context, kind: str, source: Instance) -> Outcome | None:
     try:
         ended = ctx.settle(
             "snapshot",
-            lambda: ctx.on_source(ctx.source.create_snapshot(ctx.move.instance, name, project=ctx.move.project)),
+            lambda: _create_snapshot(ctx, name),
             blocked_on=f"snapshot on {ctx.move.source}",
         )
         if isinstance(ended, Outcome):
@@ -115,6 +115,16 @@ def _snapshot(ctx: Context, kind: str, source: Instance) -> Outcome | None:
         raise TransferFailed(f"{ctx.move.source}: snapshot {name}: {error}")
     ctx.note(evidence={"snapped": True})
     return None
+
+
+def _create_snapshot(ctx: Context, name: str) -> OperationRef:
+    def take_back() -> None:
+        ctx.source.wait(begun, timeout_seconds=10)
+        ctx.source.delete_snapshot(ctx.move.instance, name, project=ctx.move.project)
+
+    with ctx.taken_back_if_late(take_back):
+        begun = ctx.source.create_snapshot(ctx.move.instance, name, project=ctx.move.project)
+    return ctx.on_source(begun)
 
 
 def _thaw(ctx: Context, source: Instance) -> Outcome | None:

@@ -6,6 +6,7 @@ no late request can start the wrong side.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 
@@ -28,7 +29,7 @@ from common.domain.operation import Operation
 from common.domain.plan import AfterGrace, Method, identity_of
 from workers.steps.context import Context
 from workers.steps.copying import mark_receiving
-from workers.steps.guard import guard_source, seal_guard, unguarded, was_handed_over
+from workers.steps.guard import LAST_USED, guard_source, seal_guard, unguarded, was_handed_over
 from workers.steps.health import check_health
 from workers.steps.marks import is_own_snapshot, mark, restored
 
@@ -45,8 +46,6 @@ def stop_source(ctx: Context) -> Outcome:
     because the guard keeps everybody from starting it.
     """
     is_first_look = "down_at" not in ctx.job.facts
-    if is_first_look and was_handed_over(ctx):
-        return Outcome.completed()
     instance = ctx.source_instance()
     if is_first_look and instance.is_guarded and ctx.job.facts.get("was_running"):
         # Redis has lost the note, but nobody else guards: so we have stopped it.
@@ -144,9 +143,17 @@ def _force(ctx: Context) -> Outcome:
 
 def hand_over(ctx: Context) -> Outcome:
     """The commit point: the source is stopped and guarded, the copy is complete; the target is the one now."""
+    if not was_handed_over(ctx):
+        _check_copy(ctx)
+        # Looked at between the reading and the writing of the guard, so that a hand-over proves what was seen.
+        seal_guard(ctx, lambda: check_untouched(ctx, ctx.source_instance()))
+    with suppress(NotFound):
+        check_untouched(ctx, ctx.source_instance())
+    return Outcome.completed()
+
+
+def _check_copy(ctx: Context) -> None:
     copy = ctx.own_copy()
-    if (copy is None or copy.is_running or not copy.is_guarded) and was_handed_over(ctx):
-        return Outcome.completed()
     if copy is None or copy.marks.get("state") not in ("complete", "handed-over"):
         raise CutoverBroken(f"{ctx.move.target}:{ctx.move.name} is not a complete copy")
     if copy.is_running:
@@ -154,20 +161,20 @@ def hand_over(ctx: Context) -> Outcome:
             f"{ctx.move.target}:{copy.name} runs before it was handed over",
             hint="somebody removed the guard and started it; stop one of the two by hand",
         )
-    seal_guard(ctx)
-    check_untouched(ctx, ctx.source_instance())
-    return Outcome.completed()
 
 
-def check_untouched(ctx: Context, source: Instance) -> None:
+def check_untouched(ctx: Context, source: Instance) -> str:
     """The source has not run since it was stopped and cannot: what the final pass took from it is its last word.
 
-    Raises CutoverBroken.
+    Returns when it was last started. Raises CutoverBroken.
     """
     if not source.is_guarded:
         raise CutoverBroken(f"{ctx.move.source}:{source.name} lost its guard")
-    if not source.is_stopped or source.last_used_at.isoformat() != ctx.job.facts.get("last_used"):
+    last_used = source.last_used_at.isoformat()
+    expected = source.expanded_config.get(LAST_USED) if source.is_handed_over else ctx.job.facts.get("last_used")
+    if not source.is_stopped or (last_used != expected and not source.is_retired):
         raise CutoverBroken(f"{ctx.move.source}:{source.name} was started again after it was stopped for the cutover")
+    return last_used
 
 
 def start_target(ctx: Context) -> Outcome:

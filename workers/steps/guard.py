@@ -11,10 +11,9 @@ source was seen stopped and guarded, and after the hand-over was written into th
 and a way back at the same instant one is refused.
 """
 
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 
-from common.domain.errors import CutoverBroken, FenceLost, IdentityMismatch, NotFound, PreconditionFailed, ServerRefused
+from common.domain.errors import CutoverBroken, IdentityMismatch, NotFound, PreconditionFailed
 from common.domain.instance import GUARD_DEVICE, Instance, guard_profile
 from common.domain.plan import identity_of
 from common.lxd.client import LxdClient
@@ -22,6 +21,9 @@ from workers.steps.context import Context, soon_again
 from workers.steps.marks import mark, marked
 
 GUARD = {"type": "unix-char", "source": "/dev/herder-guard", "path": "/dev/herder-guard", "required": "true"}
+
+#: In the guard of a source that was handed over: when it was last started, so that a later start could be told.
+LAST_USED = mark("last-used")
 
 
 def unguarded(instance: Instance) -> dict[str, dict[str, str]]:
@@ -53,9 +55,12 @@ def was_handed_over(ctx: Context) -> bool:
     return source.is_handed_over and source.marks.get("job") == ctx.job.id
 
 
-def seal_guard(ctx: Context) -> None:
-    """Write the hand-over into the guard: whoever was about to take it off is refused."""
-    _write(ctx, "handed-over", devices={GUARD_DEVICE: GUARD})
+def seal_guard(ctx: Context, check: Callable[[], str]) -> None:
+    """Write the hand-over into the guard: whoever was about to take it off is refused.
+
+    ``check`` is called after the guard was read and returns when the source was last started. Raises what it raises.
+    """
+    _write(ctx, "handed-over", devices={GUARD_DEVICE: GUARD}, more=lambda: {LAST_USED: check()})
 
 
 def unguard_source(ctx: Context) -> None:
@@ -78,18 +83,18 @@ def _ensure(ctx: Context, client: LxdClient, project: str) -> None:
     try:
         client.profile(name, project=project)
     except NotFound:
-        ctx.confirm_fence()
-        client.create_profile(name, description=f"herder: guard of job {ctx.job.id}", project=project)
-        try:
-            ctx.confirm_fence()
-        except FenceLost:
-            # The job may be over already; LXD keeps the profile if its new owner uses it.
-            with suppress(ServerRefused):
-                client.delete_profile(name, project=project)
-            raise
+        # LXD keeps the profile if the job's new owner uses it.
+        with ctx.taken_back_if_late(lambda: client.delete_profile(name, project=project)):
+            client.create_profile(name, description=f"herder: guard of job {ctx.job.id}", project=project)
 
 
-def _write(ctx: Context, state: str, *, devices: Mapping[str, Mapping[str, str]]) -> None:
+def _write(
+    ctx: Context,
+    state: str,
+    *,
+    devices: Mapping[str, Mapping[str, str]],
+    more: Callable[[], Mapping[str, str]] = dict,
+) -> None:
     """Change the source's guard profile. The time makes its ETag one that never comes back."""
     name = guard_profile(ctx.job.id)
     for attempt in soon_again(PreconditionFailed):
@@ -97,11 +102,13 @@ def _write(ctx: Context, state: str, *, devices: Mapping[str, Mapping[str, str]]
             seen = ctx.source.profile(name, project=ctx.move.project)
             if state == "open" and seen.config.get(mark("state")) == "handed-over":
                 raise IdentityMismatch(f"{ctx.move.source}:{ctx.move.instance} was handed over; it only goes forward")
+            state_marks = {mark("job"): ctx.job.id, mark("state"): state, mark("since"): ctx.now().isoformat()}
+            told = more()
             ctx.confirm_fence()
             ctx.source.replace_profile(
                 seen,
                 description=seen.description,
-                config={mark("job"): ctx.job.id, mark("state"): state, mark("since"): ctx.now().isoformat()},
+                config={**state_marks, **told},
                 devices=devices,
                 project=ctx.move.project,
             )

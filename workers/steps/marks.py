@@ -1,7 +1,7 @@
 """What herder writes on instances (``user.herder.*``)."""
 
 from common.domain.errors import IdentityMismatch
-from common.domain.instance import MARK_PREFIX, Config, Instance
+from common.domain.instance import MARK_PREFIX, Config, Instance, guard_profile
 from common.domain.job import Job
 from workers.steps.context import Context
 
@@ -62,15 +62,32 @@ def marked(ctx: Context, source: Instance) -> Instance:
 def mark_source(ctx: Context, source: Instance) -> None:
     """Say on the source whose it is, what it was, and what a lost record is rebuilt from."""
     is_ours = source.marks.get("job") == ctx.job.id
-    ctx.patch_source(
-        {
-            mark("job"): ctx.job.id,
-            mark("role"): "source",
-            mark("target"): f"{ctx.move.target}:{ctx.move.name}",
-            mark("memo"): ctx.memo(ctx.job),
-            **({} if is_ours else wanted(restored(source))),
-        }
-    )
+    with ctx.taken_back_if_late(lambda: _unmark_again(ctx)):
+        ctx.patch_source(
+            {
+                mark("job"): ctx.job.id,
+                mark("role"): "source",
+                mark("target"): f"{ctx.move.target}:{ctx.move.name}",
+                mark("memo"): ctx.memo(ctx.job),
+                mark("ran"): str(bool(ctx.job.facts["was_running"])).lower(),
+                **({} if is_ours else wanted(restored(source))),
+            }
+        )
+
+
+def _unmark_again(ctx: Context) -> None:
+    """A job that goes on marks its source again before every pass."""
+    source = ctx.source_instance()
+    if source.marks.get("job") == ctx.job.id and guard_profile(ctx.job.id) not in source.profiles:
+        ctx.source.patch(source.name, project=source.project, seen=source, config=unmarked(source))
+
+
+def ran_before(ctx: Context, source: Instance) -> bool:
+    """Whether it ran before this job; from the moment of its guard on only the mark knows, should Redis forget."""
+    is_stopped_by_us = guard_profile(ctx.job.id) in source.profiles or source.is_retired
+    if source.marks.get("job") == ctx.job.id and is_stopped_by_us:
+        return source.marks.get("ran") == "true"
+    return source.is_running
 
 
 def unmarked(instance: Instance) -> dict[str, str]:

@@ -1,43 +1,85 @@
 """Preflight: is this still the planned instance, and can it move there? Nothing is written before all is well."""
 
+from typing import Any
+
 from common.domain.eligibility import findings, inherits_root, wanted_pool
-from common.domain.errors import IdentityMismatch, PreflightRefused
+from common.domain.errors import IdentityMismatch, NotFound, PreflightRefused
 from common.domain.fleet import Server, sends_deltas
+from common.domain.instance import Instance
 from common.domain.job import Outcome
 from common.domain.plan import identity_of
 from common.lxd.survey import survey
 from workers.steps.context import Context
-from workers.steps.marks import mark_source
+from workers.steps.guard import was_handed_over
+from workers.steps.marks import mark_source, ran_before
 
 
 def check_source(ctx: Context) -> Outcome:
     """The source exists, is the instance that was planned, and runs or is stopped."""
-    instance = ctx.source_instance()
+    instance = _source(ctx)
+    if instance is None:
+        return Outcome.completed()
     if ctx.move.identity and identity_of(instance) != ctx.move.identity:
         raise IdentityMismatch(
             f"{ctx.move.source}:{ctx.move.instance} is not the instance that was planned: it was made anew",
             hint="make the plan again",
         )
-    return Outcome.completed(was_running=instance.is_running)
+    return Outcome.completed(was_running=ran_before(ctx, instance))
 
 
 def check_target(ctx: Context) -> Outcome:
     """Everything the instance needs is on the target; then the source is marked as ours."""
-    instance = ctx.source_instance()
+    instance = _source(ctx)
+    if instance is None:
+        return Outcome.completed()
+    target = _survey(ctx)
+    is_handed_over = was_handed_over(ctx)
+    if not is_handed_over:
+        _refuse_if_unfit(ctx, instance, target)
+    ctx.note(**_about_the_target(ctx, instance, target))
+    if not is_handed_over:
+        mark_source(ctx, instance)
+    return Outcome.completed()
+
+
+def learned(ctx: Context) -> dict[str, Any]:
+    """The facts that preflight notes, for a job that was handed over before Redis lost them. Raises NotFound."""
+    instance = _source(ctx)
+    if instance is None:
+        return {}
+    return {"was_running": ran_before(ctx, instance), **_about_the_target(ctx, instance, _survey(ctx))}
+
+
+def _survey(ctx: Context) -> Server:
+    return survey(ctx.target, projects=(ctx.move.target_project,), only=ctx.move.name)
+
+
+def _about_the_target(ctx: Context, instance: Instance, target: Server) -> dict[str, Any]:
+    source_pools = {pool.name: pool for pool in ctx.source.pools()}
+    source_driver = source_pools[instance.root_pool].driver if instance.root_pool in source_pools else ""
+    target_driver = target.pools[wanted_pool(instance, ctx.move)].driver
+    return {
+        "deltas": sends_deltas(source_driver, target_driver),
+        "root_from_profile": inherits_root(instance, ctx.move, target.profiles[ctx.move.target_project]),
+    }
+
+
+def _source(ctx: Context) -> Instance | None:
+    """The source; None if it was deleted after the whole move was done, and Redis has lost that. Raises NotFound."""
+    try:
+        return ctx.source_instance()
+    except NotFound:
+        if was_handed_over(ctx):
+            return None
+        raise
+
+
+def _refuse_if_unfit(ctx: Context, instance: Instance, target: Server) -> None:
+    """Raises PreflightRefused."""
     source = Server(remote=ctx.move.source, info=ctx.source.info())
-    target = survey(ctx.target, projects=(ctx.move.target_project,), only=ctx.move.name)
     refused = [f for f in findings(instance, ctx.move, source, target, own_job=ctx.job.id) if f.is_refusal]
     if refused:
         raise PreflightRefused(
             f"{ctx.move.instance}: " + "; ".join(finding.message for finding in refused),
             hint="; ".join(finding.hint for finding in refused),
         )
-    source_pools = {pool.name: pool for pool in ctx.source.pools()}
-    source_driver = source_pools[instance.root_pool].driver if instance.root_pool in source_pools else ""
-    target_driver = target.pools[wanted_pool(instance, ctx.move)].driver
-    ctx.note(
-        deltas=sends_deltas(source_driver, target_driver),
-        root_from_profile=inherits_root(instance, ctx.move, target.profiles[ctx.move.target_project]),
-    )
-    mark_source(ctx, instance)
-    return Outcome.completed()

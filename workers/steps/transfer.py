@@ -7,13 +7,10 @@ from common.domain.job import Outcome, Pass
 from workers.steps.context import Context
 from workers.steps.copying import RefreshImpossible, run_pass
 from workers.steps.cutover import check_untouched
-from workers.steps.guard import was_handed_over
 
 
 def full_pass(ctx: Context) -> Outcome:
     """The whole instance with all its snapshots; the copy cannot start until the cutover."""
-    if was_handed_over(ctx):
-        return Outcome.completed()
     passed = run_pass(ctx, "full")
     if isinstance(passed, Outcome):
         return passed
@@ -22,7 +19,7 @@ def full_pass(ctx: Context) -> Outcome:
 
 def refresh_passes(ctx: Context) -> Outcome:
     """Pass after pass of what has changed, until the rest fits the downtime budget or stops shrinking."""
-    if ctx.job.facts.get("no_refresh") or was_handed_over(ctx):
+    if ctx.job.facts.get("no_refresh"):
         return Outcome.completed()
     took = [finished.took for finished in ctx.job.passes if finished.kind in ("full", "refresh")]
     if "pass" not in ctx.job.evidence and took and ctx.own_copy() is not None:
@@ -41,10 +38,7 @@ def refresh_passes(ctx: Context) -> Outcome:
 def final_pass(ctx: Context) -> Outcome:
     """What the stopped source still has to give: a delta, thanks to a fresh snapshot; without one, all of it again."""
     if "pass" not in ctx.job.evidence:
-        source = ctx.source_instance()
-        if source.is_handed_over:
-            return Outcome.completed()
-        check_untouched(ctx, source)
+        check_untouched(ctx, ctx.source_instance())
     whole = bool(ctx.job.facts.get("no_refresh"))
     try:
         passed = run_pass(ctx, "full" if whole else "final")

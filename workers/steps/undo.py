@@ -10,6 +10,7 @@ from workers.steps.context import Context
 from workers.steps.copies import find_operation, remove_copy
 from workers.steps.guard import remove_guard_profiles, unguard_source, was_handed_over
 from workers.steps.marks import unmarked
+from workers.steps.preflight import learned
 
 _REFRESH_MAY_END = timedelta(seconds=20)
 
@@ -83,12 +84,9 @@ def _refuse_if_target_runs(ctx: Context) -> None:
 
 
 def discard_copy(ctx: Context) -> Outcome:
-    """The copy on the target goes, if it is ours and was never handed over."""
+    """The copy on the target goes, if it is ours and was never handed over; if it was, there is no way back."""
     if was_handed_over(ctx):
-        raise IdentityMismatch(
-            f"{ctx.move.target}:{ctx.move.name} is the instance now: it was handed over before Redis lost that",
-            hint=f"nothing was undone; look at {ctx.move.source}:{ctx.move.instance}, which is whole and guarded",
-        )
+        return Outcome.goes_forward(**learned(ctx))
     copy = ctx.own_copy()
     if copy is None:
         return Outcome.completed()

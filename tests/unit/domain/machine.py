@@ -61,6 +61,8 @@ def _in_the_hands_of_a_worker(job: Job) -> Iterator[tuple[str, Job]]:
     yield "completed", job.with_outcome(Outcome(kind=Kind.COMPLETED, facts=_learned_at(job.step)), NOW)
     if job.step == "refresh_passes":
         yield "again", job.with_outcome(Outcome.again(), NOW)
+    if job.step == "discard_copy":
+        yield "found handed over", job.with_outcome(Outcome.goes_forward(), NOW)
     yield "wait", job.with_outcome(Outcome.wait("a slot", retry_in=timedelta(seconds=1)), NOW)
     yield "fault", job.with_outcome(Outcome.retry(FAULT, retry_in=timedelta(seconds=1)), NOW)
     yield "fault after an hour", job.with_outcome(Outcome.retry(FAULT, retry_in=timedelta(seconds=1)), LATER)

@@ -191,6 +191,15 @@ def test_after_the_commit_point_a_fault_is_waited_for_however_long(step: str) ->
     assert (later.state, later.step, later.is_committed) == (State.WAITING, step, True)
 
 
+@pytest.mark.parametrize("method", Method)
+def test_a_cancelled_job_that_finds_itself_handed_over_goes_forward(method: Method) -> None:
+    """Redis had lost the hand-over: the target is the instance, and no record says otherwise any more."""
+    back = replace(a_running_job("check_source", method=method).cancelled(), step="discard_copy")
+    forward = back.with_outcome(Outcome.goes_forward(was_running=True), NOW)
+    assert (forward.itinerary, forward.step, forward.is_committed) == (method.value, "start_target", True)
+    assert forward.facts["was_running"]
+
+
 @pytest.mark.parametrize("step", ["start_target", "verify_target", "retire_source", "drop_snapshots"])
 def test_after_the_commit_point_a_cancel_is_refused(step: str) -> None:
     """In so many words, and whether it runs or is parked."""
