@@ -33,6 +33,7 @@ from workers.steps.registry import STEPS
 #: Where a job that is on its way forward is turned back: its source is stopped and guarded, its copy is not complete.
 _TURNED_AT = "final_pass"
 _LEASE_IS_OVER = 16.0
+_JOB = "p1-1"
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ class _Steps(Mapping[str, Any]):
 class _Run:
     """One job on its way along one itinerary; its worker dies at the point of this number, or never.
 
-    With ``back_to`` Redis dies too, and comes back as it was at that point; then somebody ``cancels``.
+    With ``back_to`` Redis dies too, and comes back as it was at that point; then somebody ``cancels``. A worker that
+    ``stalls`` does not die, but gets no further for longer than a lease, while another one is woken.
     """
 
     def __init__(
@@ -89,12 +91,14 @@ class _Run:
         *,
         back_to: int | None = None,
         cancels: bool = False,
+        stalls: bool = False,
     ) -> None:
         self.world = World(pool, 1, switches=0.0)
         self.itinerary = itinerary
         self.step = ""
         self.points: list[Point] = []
         self._dies_at, self._back_to, self._cancels = dies_at, back_to, cancels
+        self._stalls = stalls
         self._kept: Copy | None = None
         self._is_on_it = itinerary in FORWARD.values()
         self._scenario = _scenario(itinerary, retire)
@@ -129,7 +133,7 @@ class _Run:
             self.world.run_until_rest()
         else:
             self._run_to(_TURNED_AT)
-        claim = self.world.store.claim("p1-1", "person", ended_too=True)
+        claim = self.world.store.claim(_JOB, "person", ended_too=True)
         assert claim
         first = self.itinerary.steps[0].name
         turned = replace(
@@ -155,7 +159,12 @@ class _Run:
         self.points.append(Point(number, self.step, what))
         if number == self._back_to:
             self._kept = Copy(redis.Redis(connection_pool=self.world.pool))
-        if number == self._dies_at:
+        if number == self._dies_at and self._stalls:
+            self.world.tell(f"stalls before {what} in {self.step}")
+            self.world.hire("w2")
+            self.world.wake(_JOB, _LEASE_IS_OVER)
+            self.world.sleep(_LEASE_IS_OVER + 1)
+        elif number == self._dies_at:
             self.world.tell(f"dies before {what} in {self.step}")
             self.world.kill(worker, back_in=1.0)
             if self._kept is not None:
@@ -193,6 +202,14 @@ def dies(
     assert died, f"{point} was not met"
     where = f"{point}, back to {back_to}" if back_to else str(point)
     return [f"{where}: {violation}" for violation in violations] + (story(run.world) if violations else [])
+
+
+def stalls(pool: redis.ConnectionPool, itinerary: Itinerary, point: Point) -> list[str]:
+    """What is wrong after a worker was held up at this point for longer than a lease."""
+    with scripts_in_virtual_time():
+        run = _Run(pool, itinerary, point.number, Retire.STOP, stalls=True)
+        with _staged(run):
+            return [f"{point}: {violation}" for violation in run.play()]
 
 
 def rollbacks(known: list[Point]) -> Iterator[tuple[Point, Point]]:

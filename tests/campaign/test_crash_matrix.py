@@ -6,7 +6,7 @@ import pytest
 import redis
 
 from common.domain.itinerary import ITINERARIES, Itinerary
-from tests.campaign.matrix import Point, dies, points
+from tests.campaign.matrix import Point, dies, points, stalls
 
 MATRIX = [
     pytest.param(itinerary, step.name, id=f"{itinerary.name}-{step.name}")
@@ -28,4 +28,12 @@ def test_a_worker_that_dies_anywhere_in_a_step_harms_nothing(
     meant = [point for point in _points(pool, itinerary.name) if point.step == step]
     assert {"before", "checkpoint", "after"} <= {point.when for point in meant}
     wrong = [line for point in meant for line in dies(pool, itinerary, point)]
+    assert wrong == [], "\n".join(wrong)
+
+
+@pytest.mark.parametrize("itinerary", ITINERARIES.values(), ids=lambda itinerary: itinerary.name)
+def test_a_worker_that_is_held_up_anywhere_keeps_its_job(pool: redis.ConnectionPool, itinerary: Itinerary) -> None:
+    """A request that takes longer than a lease, and a second wake-up meanwhile: every fourth place."""
+    meant = _points(pool, itinerary.name)[::4]
+    wrong = [line for point in meant for line in stalls(pool, itinerary, point)]
     assert wrong == [], "\n".join(wrong)

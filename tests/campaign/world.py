@@ -278,6 +278,11 @@ class World:
                 self._mail.append(_Letter(at, next(self._numbers), _job_in(body)))
         self._mail.sort()
 
+    def wake(self, job_id: str, seconds: float) -> None:
+        """A message for this job arrives in so many seconds."""
+        self._mail.append(_Letter(self.now() + seconds, next(self._numbers), job_id))
+        self._mail.sort()
+
     def _arrivals(self) -> list[float]:
         """When a message arrives: once, as a rule."""
         posts, now = self.posts, self.now()
