@@ -248,6 +248,22 @@ class TestShapeOfTheDesign:
         shutil.rmtree(s2.root_of(wreck).parent)
         done(s2.client, s2.client.delete(wreck))
 
+    def test_a_copy_without_the_record_of_a_snapshot_can_only_be_renamed(self, s1: Site, s2: Site) -> None:
+        """A refresh whose source dies can leave it so. It keeps changes that it refuses, and the rename as well."""
+        s1.server.launch(NAME)
+        for snapshot in ("s0", "s1"):
+            s1.snapshot(NAME, snapshot)
+        pull(s1, s2, NAME).succeed()
+        s2.server.daemon.sql("DELETE FROM instances_snapshots WHERE name = 's1'")
+        with pytest.raises(ServerRefused, match="record count doesn't match"):
+            s2.client.patch(NAME, config={"user.x": "1"})
+        assert s2.client.instance(NAME).config["user.x"] == "1"
+        _, refreshed_to = pull(s1, s2, NAME, refresh=True).ended()
+        assert "UNIQUE constraint failed: storage_volumes_snapshots" in refreshed_to.error
+        assert not finished(s2.client, s2.client.delete(NAME)).succeeded
+        assert not finished(s2.client, s2.client.rename(NAME, f"{NAME}-wreck")).succeeded
+        assert names(s2) == {f"{NAME}-wreck"}
+
     def test_a_refresh_over_a_wreck_succeeds_and_loses_the_snapshots(self, s1: Site, d1: Site) -> None:
         """On dir it ends in Success, but the snapshots of the interrupted transfer are rows without data."""
         make_wreck(s1, d1)

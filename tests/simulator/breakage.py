@@ -16,4 +16,11 @@ NO_PARENT = (
     "(ERROR: cannot find parent subvolume)"
 )
 NOT_ON_STORAGE = "Error transferring instance data: Volume exists in database but not on storage"
+UNEVEN = "Instance snapshot record count doesn't match instance snapshot volume record count"
+ORPHAN = (
+    "Error transferring instance data: Failed creating instance on target: Error inserting volume "
+    '"{0}/{1}" for project "default" in pool "default" of type "containers" into database '
+    '"Failed creating volume snapshot record: UNIQUE constraint failed: '
+    'storage_volumes_snapshots.storage_volume_id, storage_volumes_snapshots.name"'
+)
 NO_INDEX = f"Failed reading migration index header: {CLOSED}"

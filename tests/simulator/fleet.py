@@ -99,6 +99,10 @@ class Fleet:
             there.adopt(instance, runs=runs)
             return instance
 
+    def leaves_orphan(self) -> bool:
+        """Whether a refresh that breaks leaves the volume of a snapshot without the snapshot: three times of ten."""
+        return self._random.random() < 0.3
+
     def exchange(self, server: Server, request: Request, *, read_timeout: float = 40.0) -> Response:
         """Answer a request as a client sees it. Raises Broken if there is no answer."""
         with self.clock.changed:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from tests.simulator import creation, migration, records, validation
+from tests.simulator import breakage, creation, migration, records, validation
 from tests.simulator.http import Json, Refused, Request, Response, answer, begun
 from tests.simulator.model import Data, Devices, Instance
 from tests.simulator.profiles import backup_missing, check_etag
@@ -175,9 +175,11 @@ def _update(server: "Server", instance: Instance, changes: dict[str, Any]) -> No
     validation.fill_addresses(server, instance.config, after)
     if (instance.config, instance.devices, instance.profiles) != old[1:4]:
         note_config(server, instance)
+    # The database has the change, although it is refused.
     if instance.is_unusable:
-        # The database has the change, although it is refused.
         raise Refused(404, backup_missing(instance))
+    if instance.orphans:
+        raise Refused(500, f"Failed to write backup file: {breakage.UNEVEN}")
     server.events.tell_lifecycle("instance-updated", instance.project, f"instances/{instance.name}")
 
 
@@ -218,6 +220,7 @@ def _rename(server: "Server", request: Request, instance: Instance, new: str) ->
             server.instances[instance.project, new] = instance
             server.note("renamed", instance, old=old)
             server.events.tell_lifecycle("instance-renamed", instance.project, f"instances/{new}", {"old_name": old})
+            problem = breakage.UNEVEN if instance.orphans else ""
         server.operations.end(operation, problem)
 
     server.later(_RENAME, done)
@@ -232,6 +235,8 @@ def _undeletable(server: "Server", instance: Instance) -> str:
         return "Cannot remove an instance volume that has snapshots"
     if instance.busy:
         return _BUSY.format("delete", instance.busy)
+    if instance.orphans:
+        return "Error deleting storage volume: Cannot remove a volume that has snapshots"
     if instance.is_unusable and instance.snapshots and server.pools[instance.pool].driver == "btrfs":
         return _UNDELETABLE.format(instance.name)
     return ""

@@ -85,6 +85,8 @@ class Instance:
     busy: str = ""
     snapshots: dict[str, Snapshot] = field(default_factory=dict)
     transfer: Any = None
+    #: Names of snapshots whose volume has a record and they have none: LXD 5.0.2 leaves that when a refresh breaks.
+    orphans: set[str] = field(default_factory=set)
     wrote_at: float = 0.0
 
     @property

@@ -122,6 +122,9 @@ class Transfer:
         if self.copy.is_unusable and self.target.pools[self.copy.pool].driver == "btrfs":
             return breakage.NOT_ON_STORAGE
         lacking = self._missing()
+        orphan = next((each.name for each in lacking if each.name in self.copy.orphans), "")
+        if orphan:
+            return breakage.ORPHAN.format(self.copy.name, orphan)
         known = [each for each in self.instance.snapshots.values() if each not in lacking]
         # LXD tells snapshots apart by the subvolume that they were received from; those count as missing on the target.
         if self.deltas and lacking and any(each.received for each in known):
@@ -277,6 +280,8 @@ class Transfer:
         for piece in self.pieces:
             if piece.snapshot and self.copy.snapshots[piece.snapshot].data is None:
                 self.copy.snapshots.pop(piece.snapshot)
+                if self.deltas and self.sent and self.target.fleet.leaves_orphan():
+                    self.copy.orphans.add(piece.snapshot)
 
     def _wreck(self) -> None:
         """The target's daemon was killed: records without data stay."""

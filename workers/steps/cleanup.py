@@ -80,11 +80,14 @@ def _drop(
         return None
     for snapshot in own:
         key = f"drop:{client.remote}:{snapshot}"
-        ended = ctx.settle(
-            key,
-            lambda snapshot=snapshot: named(client.delete_snapshot(name, snapshot, project=project)),  # type: ignore[misc]
-            blocked_on=f"the removal of snapshot {snapshot} on {client.remote}",
-        )
+        try:
+            ended = ctx.settle(
+                key,
+                lambda snapshot=snapshot: named(client.delete_snapshot(name, snapshot, project=project)),  # type: ignore[misc]
+                blocked_on=f"the removal of snapshot {snapshot} on {client.remote}",
+            )
+        except NotFound:
+            continue  # an earlier request has removed it meanwhile
         if isinstance(ended, Outcome):
             return ended
         ctx.forget(key)

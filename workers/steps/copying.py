@@ -5,11 +5,13 @@ after it was seen to succeed on both servers, ``pass`` is its number. A half-mad
 finished one from its first moment.
 """
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
 from common.domain.eligibility import wanted_pool, wanted_profiles
 from common.domain.errors import (
+    CutoverBroken,
     IdentityMismatch,
     NotFound,
     OperationLost,
@@ -37,6 +39,9 @@ _NO_PARENT = "cannot find parent subvolume"
 _STILL_THERE = "already exists on migration target"
 #: An instance's deletion was cut off by the end of its daemon; nothing of it is seen, but its name cannot be used.
 _PHANTOM = "Volume exists in database but not on storage"
+#: A refresh whose source died can leave a snapshot's volume without the snapshot: LXD 5.0.2 keeps changes of such a
+#: copy and refuses them, cannot refresh or delete it, but rename it.
+_UNEVEN = ("record count doesn't match", "UNIQUE constraint failed: storage_volumes_snapshots")
 #: rsync's way to say that files were deleted while it read them.
 _VANISHED = "exit status 24"
 #: What LXD notes on a copy when it has all of it, for its first start.
@@ -255,14 +260,33 @@ def _original(ctx: Context, instance: Instance) -> dict[str, str]:
 def mark_receiving(ctx: Context, copy: Instance | None, number: int) -> bool:
     """Before a refresh: on a dir pool an interrupted one leaves a mixture of old and new data that starts happily.
 
-    False if there is no copy.
+    False if there is no copy. Raises CutoverBroken if it is beyond repair.
     """
     if copy is None:
         return False
     marks = {"state": "receiving", "pass": str(number)}
     if marks.items() - copy.marks.items():
-        ctx.patch_target({mark(name): value for name, value in marks.items()}, seen=copy)
+        _mark_copy(ctx, copy, marks)
     return True
+
+
+def _mark_copy(ctx: Context, copy: Instance, marks: Mapping[str, str]) -> None:
+    """Raises CutoverBroken if the copy is beyond repair: another one is made while the source runs."""
+    try:
+        ctx.patch_target({mark(name): value for name, value in marks.items()}, seen=copy)
+    except ServerRefused as error:
+        if not _is_uneven(error.message):
+            raise
+        raise _broken(ctx, error.message) from error
+
+
+def _is_uneven(text: str) -> bool:
+    return any(sign in text for sign in _UNEVEN)
+
+
+def _broken(ctx: Context, text: str) -> CutoverBroken:
+    ctx.note(copy_broken=True)
+    return CutoverBroken(f"the copy is beyond repair, another one is made: {text}")
 
 
 def _follow(ctx: Context, kind: str) -> Outcome | Pass:
@@ -291,6 +315,8 @@ def _failure(ctx: Context, target_side: Operation, source_side: Operation | None
     text = f"{ctx.move.target}: {target_side.error}"
     if source_side is not None and source_side.error:
         text += f" | {ctx.move.source}: {source_side.error}"
+    if _is_uneven(text):
+        return _broken(ctx, text)
     if _NO_PARENT in text:
         return RefreshImpossible(f"the servers cannot refresh a copy of snapshots that were moved before: {text}")
     if _PHANTOM in text:
@@ -371,7 +397,7 @@ def _prove(ctx: Context, kind: str, offered: OperationRef | None) -> Pass:
         if snapshot_name(ctx.job, _number(ctx)) not in have:
             ctx.forget(*_KEYS)
             raise OperationLost(f"{ctx.move.target}:{ctx.move.name} lacks the snapshot of the {kind} pass")
-    ctx.patch_target({mark("state"): "complete", mark("pass"): str(_number(ctx)), mark("probe"): ""}, seen=copy)
+    _mark_copy(ctx, copy, {"state": "complete", "pass": str(_number(ctx)), "probe": ""})
     began = datetime.fromisoformat(ctx.job.evidence["began"])
     sent = ctx.log.progress(offered)[0] if offered else 0
     return Pass(number=_number(ctx), kind=kind, took=ctx.now() - began, sent=sent)
@@ -390,6 +416,7 @@ def _earlier_attempt(ctx: Context, kind: str, found: Instance | None) -> Outcome
     """What an attempt that could not tell of its end has left on the target; None means that the way is free."""
     if found is None:
         ctx.forget("remove", "rename", "aside")
+        ctx.job = ctx.job.without("copy_broken")
         return None
     if found.marks.get("job") != ctx.job.id:
         raise IdentityMismatch(
@@ -404,6 +431,8 @@ def _earlier_attempt(ctx: Context, kind: str, found: Instance | None) -> Outcome
             operations=(ctx.on_target(running.id),),
             evidence=dict(ctx.job.evidence),
         )
+    if ctx.job.facts.get("copy_broken"):
+        return remove_copy(ctx, found) or Outcome.again(evidence=ctx.job.evidence)
     if kind == "full":
         return _accept_or_remove(ctx, found)
     if "began" in ctx.job.evidence:

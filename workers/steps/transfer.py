@@ -22,7 +22,7 @@ def refresh_passes(ctx: Context) -> Outcome:
     if ctx.job.facts.get("no_refresh"):
         return Outcome.completed()
     took = [finished.took for finished in ctx.job.passes if finished.kind in ("full", "refresh")]
-    if "pass" not in ctx.job.evidence and took and ctx.own_copy() is not None:
+    if "pass" not in ctx.job.evidence and took and not ctx.job.facts.get("copy_broken") and ctx.own_copy() is not None:
         decision = decide(took, ctx.move.policy.downtime)
         if not decision.again:
             return Outcome.completed(convergence=decision.reason)
