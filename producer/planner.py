@@ -19,9 +19,13 @@ def make_plan(request: Request, fleet: Fleet, *, plan_id: str) -> Plan:
     selected = select(source.instances, request.select)
     _check(request, selected)
     placement = Placement(source, [fleet.servers[remote] for remote in request.targets])
+    wrecks = [i.name for i in selected if i.is_wreck and i.name not in request.select.instances]
+    selected = tuple(i for i in selected if i.name not in wrecks)
     moves: list[Move] = []
     refusals: list[Refusal] = []
-    warnings: list[str] = []
+    warnings = [
+        f"{name} stays: it is the wreck of a broken copy; `herder janitor` tells how to remove it" for name in wrecks
+    ]
     for instance in selected:
         placed, warned = placement.place(instance, _draft(request, instance))
         if isinstance(placed, Refusal):

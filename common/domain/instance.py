@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 #: Marks that herder writes on instances, and devices that it adds, begin with these.
 MARK_PREFIX = "user.herder."
 GUARD_DEVICE = "herder-guard"
+#: The name of a wreck begins with the instance's own and this, with the job; a number follows.
+WRECK = "{}-wreck-{}-"
 
 _NIC_ADDRESS = re.compile(r"^volatile\.(?P<device>.+)\.hwaddr$")
 _IDENTITY_KEYS = ("volatile.base_image", "volatile.uuid", "volatile.cloud-init.instance-id")
@@ -75,6 +77,12 @@ class Instance:
     def is_retired(self) -> bool:
         """Whether it is what a move has left behind; without the guard a person has brought it back to life."""
         return self.is_guarded and self.marks.get("state") == "retired"
+
+    @property
+    def is_wreck(self) -> bool:
+        """Whether it is what a broken copy has left and a job has set aside: it looks like an instance and is none."""
+        job = self.marks.get("job", "")
+        return bool(job) and self.is_guarded and WRECK.format("", job) in self.name
 
     @property
     def root_pool(self) -> str:

@@ -198,9 +198,9 @@ def _check(here: LabServer, there: LabServer, data: dict[str, str], when: str, t
             tally.lost.append(f"{when}: the data of {name} are not what they were")
         if world.status(here, name) != "absent":
             tally.left_over.append(f"{when}: {name} is still on {here.name}")
+    tally.wrecks += len(world.wrecks(there))
     for server in (here, there):
         wrecks = world.wrecks(server)
-        tally.wrecks += len(wrecks)
         left = [trace for trace in world.traces(server) if not any(wreck in trace for wreck in wrecks)]
         tally.left_over += [f"{when}: {trace}" for trace in left]
     here.delete_all()  # what LXD has left of its own, which only the host's root can remove

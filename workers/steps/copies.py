@@ -1,7 +1,7 @@
 """Copies of this job on the target, and what else is going on with an instance there: found, removed, set aside."""
 
 from common.domain.errors import IdentityMismatch, TransferFailed
-from common.domain.instance import Instance
+from common.domain.instance import WRECK, Instance
 from common.domain.job import Outcome
 from common.domain.operation import Operation
 from workers.steps.context import Context
@@ -46,7 +46,7 @@ def remove_copy(ctx: Context, copy: Instance) -> Outcome | None:
 def _set_wreck_aside(ctx: Context, wreck: Instance, error: str) -> Outcome | None:
     """On btrfs, a copy whose daemon was killed while it received snapshots can never be deleted, but be renamed."""
     known = list(ctx.job.facts.get("wrecks", []))
-    aside = ctx.job.evidence.get("aside") or f"{wreck.name[:40]}-wreck-{ctx.job.id}-{len(known) + 1}"
+    aside = ctx.job.evidence.get("aside") or f"{WRECK.format(wreck.name[:40], ctx.job.id)}{len(known) + 1}"
     if "aside" not in ctx.job.evidence:
         # Reported before it is done: a worker that dies right after would find nothing under the old name.
         ctx.note(evidence={"aside": aside}, wrecks=[*known, f"{ctx.move.target}:{aside}"])

@@ -93,6 +93,15 @@ def test_what_an_earlier_plan_has_moved_away_is_left_out() -> None:
     assert plan.refusals == ()
 
 
+def test_a_wreck_is_left_where_it_is_and_told() -> None:
+    """What an earlier evacuation had to set aside on this server is no instance, and stops no other one's move."""
+    marks = {"user.herder.job": "p1-3", "user.herder.state": "receiving"}
+    wreck = a_retired_instance("web1-wreck-p1-3-1", config=marks)
+    plan = plan_of(a_request(), wreck, an_instance("web2"))
+    assert ([move.instance for move in plan.moves], plan.refusals) == (["web2"], ())
+    assert plan.warnings[0].startswith("web1-wreck-p1-3-1 stays: it is the wreck of a broken copy")
+
+
 def test_a_retired_source_that_was_brought_back_to_life_moves_again() -> None:
     """Without the guard it is an instance like any other."""
     revived = a_retired_instance("web1", devices={}, status="Running")
