@@ -11,6 +11,7 @@ from common.domain.operation import Operation, OperationRef
 from common.store.codec import decode, encode
 from common.store.jobs import JobStore
 from common.store.keys import Keys
+from common.store.roles import leave_role, take_role
 
 _KEPT = timedelta(days=1)
 
@@ -68,16 +69,8 @@ class OperationStore:
 
     def leave_listener(self, remote: str, worker: str) -> None:
         """Stop being the one that listens to a server."""
-        key = self._keys.listener(remote)
-        if self._client.get(key) == worker.encode():
-            self._client.delete(key)
+        leave_role(self._client, self._keys.listener(remote), worker)
 
     def take_listener(self, remote: str, worker: str, lease: timedelta) -> bool:
-        """Become, or stay, the one that listens to a server. Two at once would be harmless."""
-        key = self._keys.listener(remote)
-        if self._client.set(key, worker, nx=True, px=lease):
-            return True
-        if self._client.get(key) == worker.encode():
-            self._client.pexpire(key, lease)
-            return True
-        return False
+        """Become, or stay, the one that listens to a server."""
+        return take_role(self._client, self._keys.listener(remote), worker, lease)

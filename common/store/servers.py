@@ -13,6 +13,7 @@ from redis import Redis
 
 from common.domain.aside import Trouble
 from common.store.keys import Keys
+from common.store.roles import leave_role, take_role
 from common.store.scripts import Scripts
 
 
@@ -44,20 +45,13 @@ class ServerStore:
         return bool(self._run("answer", remote))
 
     def take_probe(self, remote: str, worker: str, lease: timedelta) -> bool:
-        """Become, or stay, the one that probes a server. Two at once would be harmless."""
-        key = self._keys.prober(remote)
-        if self._client.set(key, worker, nx=True, px=lease):
-            return True
-        if self._client.get(key) == worker.encode():
-            self._client.pexpire(key, lease)
-            return True
-        return False
+        """Become, or stay, the one that probes a server."""
+        return take_role(self._client, self._keys.prober(remote), worker, lease)
 
     def leave_probes(self, remotes: Sequence[str], worker: str) -> None:
         """Stop being the one that probes these servers."""
         for key in map(self._keys.prober, remotes):
-            if self._client.get(key) == worker.encode():
-                self._client.delete(key)
+            leave_role(self._client, key, worker)
 
 
 def _trouble(remote: str, data: bytes) -> Trouble:

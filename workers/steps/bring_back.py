@@ -22,6 +22,7 @@ from workers.steps.context import Context
 from workers.steps.cutover import grace_of
 from workers.steps.guard import GUARD, unguarded
 from workers.steps.marks import mark, restored, wanted
+from workers.steps.undo import start_again
 
 
 def stop_target(ctx: Context) -> Outcome:
@@ -88,17 +89,7 @@ def start_source(ctx: Context) -> Outcome:
         raise VerificationFailed(f"{ctx.move.source}:{source.name} did not take its place back")
     if source.is_running or not ctx.job.facts.get("was_running"):
         return Outcome.completed()
-    ended = ctx.settle(
-        "restart",
-        lambda: ctx.on_source(ctx.source.start(source.name, project=source.project)),
-        blocked_on=f"the start on {ctx.move.source}",
-    )
-    if isinstance(ended, Outcome):
-        return ended
-    if ctx.source_instance().is_running:
-        return Outcome.completed()
-    ctx.forget("restart")
-    raise TransferFailed(f"{ctx.move.source}: start of {source.name}: {ended.error if ended else 'forgotten'}")
+    return start_again(ctx, source)
 
 
 def _sides(ctx: Context) -> tuple[Instance, Instance]:

@@ -4,6 +4,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 
 from common.domain.errors import IdentityMismatch, NotFound, ServerUnreachable, TransferFailed
+from common.domain.instance import Instance
 from common.domain.job import Outcome
 from workers.steps.cleanup import drop_own_snapshots
 from workers.steps.context import Context
@@ -57,6 +58,11 @@ def restart_source(ctx: Context) -> Outcome:
         unguard_source(ctx)
     if source.is_running or not ctx.job.facts.get("was_running") or "down_at" not in ctx.job.facts:
         return Outcome.completed()
+    return start_again(ctx, source)
+
+
+def start_again(ctx: Context, source: Instance) -> Outcome:
+    """Start the source, which is free to. Raises TransferFailed."""
     ended = ctx.settle(
         "restart",
         lambda: ctx.on_source(ctx.source.start(source.name, project=source.project)),
