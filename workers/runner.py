@@ -172,7 +172,7 @@ class Runner:
             raise  # nothing can be recorded; the pump sends another wake-up
         except Exception as error:  # noqa: BLE001 - a bug in one step must not take the worker down
             outcome = self._outcome_of(ctx.job, error)
-            silent = error.server if isinstance(error, ServerUnreachable) else ""
+            silent = error.server if isinstance(error, TemporaryError) else ""
             stranded = self._count_failure(silent, str(error))
         for remote, client in ((ctx.move.source, ctx.source), (ctx.move.target, ctx.target)):
             if remote in troubles and remote != silent and client.transport.answered_at >= begun_at:

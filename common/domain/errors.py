@@ -69,20 +69,20 @@ class PlanDrifted(InputError):
 
 
 class TemporaryError(HerderError):
-    """The same step may succeed later."""
+    """The same step may succeed later; ``server`` is the remote that serves nobody now, if that is why."""
 
     code = "temporary"
-
-
-class ServerUnreachable(TemporaryError):
-    """No answer from the server: refused, timed out or cut; ``server`` is the remote that was asked, if any."""
-
-    code = "server_unreachable"
-    default_hint = "herder tries again by itself; see that the server is up and reachable"
 
     def __init__(self, message: str, *, server: str = "", hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.server = server
+
+
+class ServerUnreachable(TemporaryError):
+    """No answer from the server: refused, timed out or cut."""
+
+    code = "server_unreachable"
+    default_hint = "herder tries again by itself; see that the server is up and reachable"
 
 
 class ServerBusy(TemporaryError):

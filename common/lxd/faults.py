@@ -43,7 +43,9 @@ _MEMBER_DOWN = "Missing event connection with target cluster member"
 def refusal(server: str, status: int, text: str) -> HerderError:
     """The error for an error answer: its HTTP status and the server's own words."""
     message = f"{server}: {text or f'HTTP {status}'}"
-    if status in _BUSY_STATUSES or (status == _FAILED and any(busy in text for busy in _BUSY_TEXTS)):
+    if status in _BUSY_STATUSES:
+        return ServerBusy(message, server=server)
+    if status == _FAILED and any(busy in text for busy in _BUSY_TEXTS):
         return ServerBusy(message)
     if status == _FAILED and _MEMBER_DOWN in text:
         return ServerUnreachable(message)

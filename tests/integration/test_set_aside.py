@@ -169,6 +169,15 @@ def test_the_third_failure_in_a_row_sets_a_server_aside(play: Play, caplog: pyte
     assert servers.failed("s1", "s1: Connection refused")[0].failures == 1, "each server for itself"
 
 
+def test_a_server_that_only_says_that_it_cannot_is_set_aside_too(play: Play) -> None:
+    """A daemon that shuts down or starts answers every request by 503."""
+    play.network.down["s2"] = ServerBusy("s2: LXD is shutting down", server="s2")
+    play.begins(a_move())
+    play.deliver()
+    play.look_again(2)
+    assert [trouble.remote for trouble in play.stage.store.servers.set_aside()] == ["s2"]
+
+
 def test_an_answer_in_between_begins_the_count_anew(play: Play) -> None:
     """Any answer to any job: the server is not away, its requests only fail now and then."""
     servers = play.stage.store.servers
