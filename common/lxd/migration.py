@@ -77,6 +77,21 @@ def receive_body(
     }
 
 
+def reserve_body(instance: Instance, *, name: str, config: Config, devices: Devices) -> dict[str, Any]:
+    """Body of a ``POST /1.0/instances`` that waits for a source which never comes: LXD makes the record at once.
+
+    It takes it back after 10 s, unless the record has another name by then.
+    """
+    return {
+        **records.changeable(instance, config=config, devices=devices),
+        "name": name,
+        "type": instance.type,
+        "profiles": [],
+        "stateful": False,
+        "source": {"type": "migration", "mode": "push"},
+    }
+
+
 def _source(transfer: Transfer, *, base_image: str) -> dict[str, Any]:
     if transfer.mode is not Mode.PULL:
         raise InputError(f"transfer mode {transfer.mode} is not supported", hint="use pull")

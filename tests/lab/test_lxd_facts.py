@@ -29,6 +29,7 @@ from common.domain.instance import GUARD_DEVICE, Devices, Instance
 from common.domain.operation import Operation
 from common.lxd.client import LxdClient
 from common.lxd.events import progress
+from common.lxd.migration import reserve_body
 from tests.lab import CLUSTER, Lab
 from tests.lab.host import wait_until
 from tests.lab.pulls import MIB, Pull, Site, done, finished, pull
@@ -263,6 +264,22 @@ class TestShapeOfTheDesign:
         assert not finished(s2.client, s2.client.delete(NAME)).succeeded
         assert not finished(s2.client, s2.client.rename(NAME, f"{NAME}-wreck")).succeeded
         assert names(s2) == {f"{NAME}-wreck"}
+
+    def test_a_volume_without_its_instance_is_renamed_with_a_record_that_lasts_10_s(self, s1: Site, s2: Site) -> None:
+        """Nothing else reaches it over the API, and no copy of that name can be made meanwhile."""
+        s1.server.launch(NAME)
+        s1.snapshot(NAME, "s0")
+        pull(s1, s2, NAME).succeed()
+        s2.server.daemon.sql("DELETE FROM instances WHERE name = 'c1'")
+        _, received = pull(s1, s2, NAME).ended()
+        assert "already exists on migration target" in received.error
+        body = reserve_body(s1.client.instance(NAME), name=NAME, config={}, devices={"root": ROOT})
+        waits = s2.client.receive(body)
+        wreck = f"{NAME}-wreck"
+        finished(s2.client, s2.client.rename(NAME, wreck))
+        assert "Timed out waiting for migration connections" in finished(s2.client, waits).error
+        assert names(s2) == {wreck}
+        pull(s1, s2, NAME).succeed()
 
     def test_a_refresh_over_a_wreck_succeeds_and_loses_the_snapshots(self, s1: Site, d1: Site) -> None:
         """On dir it ends in Success, but the snapshots of the interrupted transfer are rows without data."""

@@ -23,4 +23,6 @@ ORPHAN = (
     '"Failed creating volume snapshot record: UNIQUE constraint failed: '
     'storage_volumes_snapshots.storage_volume_id, storage_volumes_snapshots.name"'
 )
+STILL_THERE = "Failed creating instance on target: Cannot create volume, already exists on migration target storage"
+NO_HEADER = "Failed closing BTRFS migration header frame: write: broken pipe"
 NO_INDEX = f"Failed reading migration index header: {CLOSED}"

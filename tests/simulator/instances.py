@@ -217,6 +217,10 @@ def _rename(server: "Server", request: Request, instance: Instance, new: str) ->
         if not problem:
             del server.instances[instance.project, old]
             instance.name = new
+            ownerless = server.pools[instance.pool].ownerless
+            if (instance.project, old) in ownerless:
+                ownerless.remove((instance.project, old))
+                instance.orphans.add("unknown")
             server.instances[instance.project, new] = instance
             server.note("renamed", instance, old=old)
             server.events.tell_lifecycle("instance-renamed", instance.project, f"instances/{new}", {"old_name": old})

@@ -135,10 +135,12 @@ def _dial(server: "Server", target: Instance, operation: Operation, told: dict[s
     source.offers.pop(offered.operation.id)
     if offered.timer:
         offered.timer.cancel()
-    problem = _snapshots_impossible(server, target, offered)
+    problem, at_source = _snapshots_impossible(server, target, offered), breakage.NO_INDEX
+    if not is_refresh and (target.project, target.name) in server.pools[target.pool].ownerless:
+        problem, at_source = breakage.STILL_THERE, breakage.NO_HEADER
     if problem:
         give_up(problem)
-        source.later(0.005, lambda: source.operations.end(offered.operation, breakage.NO_INDEX))
+        source.later(0.005, lambda: source.operations.end(offered.operation, at_source))
         return
     offered.transfer = Transfer(
         server=source,
@@ -162,7 +164,12 @@ def _snapshots_impossible(server: "Server", target: Instance, offered: Offer) ->
     return "" if known or not snapshots else "Profile not found"
 
 
+def _name_in(operation: Operation) -> str:
+    return str(operation.resources["instances"][0]).rpartition("/")[2]
+
+
 def _give_up(server: "Server", target: Instance, operation: Operation, error: str, *, is_refresh: bool) -> None:
-    if not is_refresh and target.is_unusable:
+    is_where_it_was = server.instances.get((target.project, _name_in(operation))) is target
+    if not is_refresh and target.is_unusable and is_where_it_was:
         creation.forget(server, target)
     server.operations.end(operation, error)

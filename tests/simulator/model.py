@@ -158,6 +158,8 @@ class Pool:
     volumes: dict[tuple[str, str], Volume] = field(default_factory=dict)
     #: Until when a failed transfer's tree is still being removed, by project and instance.
     leftovers: dict[tuple[str, str], float] = field(default_factory=dict)
+    #: Volumes with a record, but without an instance.
+    ownerless: set[tuple[str, str]] = field(default_factory=set)
 
     @property
     def sends_deltas(self) -> bool:

@@ -272,6 +272,13 @@ class Transfer:
         if not self.is_refresh:
             size = int(self.sent)
             creation.forget(self.target, self.copy)
+            if (
+                self.deltas
+                and self.sent > 0.5 * self.total
+                and not self.server.is_up
+                and self.target.fleet.leaves_orphan()
+            ):
+                self.target.pools[self.copy.pool].ownerless.add((self.copy.project, self.copy.name))
             if not self.deltas:
                 until = self.target.clock.now() + 0.2 * size / 100_000_000
                 self.target.pools[self.copy.pool].leftovers[self.copy.project, self.copy.name] = until

@@ -1,5 +1,8 @@
 """Copies of this job on the target, and what else is going on with an instance there: found, removed, set aside."""
 
+from collections.abc import Callable
+from datetime import timedelta
+
 from common.domain.errors import IdentityMismatch, TransferFailed
 from common.domain.instance import WRECK, Instance
 from common.domain.job import Outcome
@@ -41,6 +44,34 @@ def remove_copy(ctx: Context, copy: Instance) -> Outcome | None:
         ctx.forget("remove")
         return None
     return _set_wreck_aside(ctx, copy, ended.error if ended else "")
+
+
+def free_name(ctx: Context, found: Instance | None, reserve: Callable[[], object]) -> Outcome | None:
+    """Rename a volume out of the way that has a record, but no instance; None when that is done.
+
+    LXD 5.0.2 leaves it when a source dies while the last of its copy arrives; with the name no other copy can be made,
+    and no request reaches it. ``reserve`` makes an instance of that name for 10 s, and what is renamed then takes the
+    volume along. It is never deleted: nothing proves whose it is.
+    """
+    if found is not None:
+        if found.marks.get("job") != ctx.job.id:
+            raise IdentityMismatch(f"{ctx.move.target}:{found.name} is not a copy of this job; left alone")
+        return _set_wreck_aside(ctx, found, "") or Outcome.again(evidence=ctx.job.evidence)
+    running = find_operation(ctx.target.operations(project=ctx.move.target_project), ctx.move.name)
+    if running is not None:
+        return Outcome.wait(
+            f"the end of '{running.description}' on {ctx.move.target}",
+            retry_in=timedelta(seconds=2),
+            operations=(ctx.on_target(running.id),),
+            evidence=dict(ctx.job.evidence),
+        )
+    if not ctx.job.evidence.get("reserved"):
+        ctx.confirm_fence()
+        reserve()
+        return Outcome.again(evidence={**ctx.job.evidence, "reserved": True})
+    ctx.forget("reserved", "rename", "aside")
+    ctx.note(still_there=0)
+    return None
 
 
 def _set_wreck_aside(ctx: Context, wreck: Instance, error: str) -> Outcome | None:

@@ -23,12 +23,12 @@ from common.domain.errors import (
     VerificationFailed,
 )
 from common.domain.fleet import ServerInfo
-from common.domain.instance import GUARD_DEVICE, Instance
+from common.domain.instance import GUARD_DEVICE, Instance, is_root_disk
 from common.domain.job import Outcome, Pass
 from common.domain.operation import Operation, OperationRef
-from common.lxd.migration import Transfer, receive_body
+from common.lxd.migration import Transfer, receive_body, reserve_body
 from workers.steps.context import LOOK_AGAIN, Context
-from workers.steps.copies import find_operation, remove_copy
+from workers.steps.copies import find_operation, free_name, remove_copy
 from workers.steps.guard import GUARD
 from workers.steps.marks import mark, marked, snapshot_name, wanted
 
@@ -37,6 +37,8 @@ from workers.steps.marks import mark, marked, snapshot_name, wanted
 _NO_PARENT = "cannot find parent subvolume"
 #: LXD is still removing what a broken transfer has left.
 _STILL_THERE = "already exists on migration target"
+#: After so many refusals of this kind it does not remove it any more.
+_PATIENCE_WITH_REMOVALS = 3
 #: An instance's deletion was cut off by the end of its daemon; nothing of it is seen, but its name cannot be used.
 _PHANTOM = "Volume exists in database but not on storage"
 #: A refresh whose source died can leave a snapshot's volume without the snapshot: LXD 5.0.2 keeps changes of such a
@@ -67,6 +69,11 @@ def run_pass(ctx: Context, kind: str) -> Outcome | Pass:
     if "receive" in ctx.job.evidence:
         return _follow(ctx, kind)
     found = ctx.target_instance()
+    if int(ctx.job.facts.get("still_there", 0)) >= _PATIENCE_WITH_REMOVALS:
+        freed = free_name(ctx, found, lambda: _reserve_name(ctx))
+        if freed is not None:
+            return freed
+        found = None
     settled = _earlier_attempt(ctx, kind, found)
     if settled is not None:
         return settled
@@ -210,6 +217,15 @@ def _begin(ctx: Context, kind: str, instance: Instance, copy: Instance | None) -
     return _wait(ctx, kind, offered, received, {**ctx.job.evidence, "offer": offered.id, "receive": received.id})
 
 
+def _reserve_name(ctx: Context) -> None:
+    instance = ctx.source_instance()
+    devices = {**ctx.wanted_devices(instance), GUARD_DEVICE: GUARD}
+    if not any(is_root_disk(device) for device in devices.values()):
+        devices["root"] = {"type": "disk", "path": "/", "pool": wanted_pool(instance, ctx.move)}
+    body = reserve_body(instance, name=ctx.move.name, config=_copy_config(ctx, instance), devices=devices)
+    ctx.target.receive(body, project=ctx.move.target_project)
+
+
 def _wait(ctx: Context, kind: str, offered: OperationRef, received: OperationRef, evidence: dict[str, Any]) -> Outcome:
     return Outcome.wait(
         f"{kind} pass {evidence['pass']} from {ctx.move.source} to {ctx.move.target}",
@@ -325,6 +341,8 @@ def _failure(ctx: Context, target_side: Operation, source_side: Operation | None
             f"a deletion that broke off has left the record of a volume {ctx.move.name}: {text}",
             hint=f'as root on {ctx.move.target}: `lxd sql global "{sql}"`, then `herder retry {ctx.job.id}`',
         )
+    if _STILL_THERE in text:
+        ctx.note(still_there=int(ctx.job.facts.get("still_there", 0)) + 1)
     pool = _target_pool(ctx)
     if "No space left" in text or (pool and pool.total and pool.free < pool.total // 100):
         return OutOfSpace(f"the pool of {ctx.move.target} is full: {text}")
