@@ -458,10 +458,13 @@ def as_root(found: Found) -> str:
     volume = found.instance.name if project == "default" else f"{project}_{found.instance.name}"
     in_project = "" if project == "default" else f" --project {project}"
     place = f"/var/snap/lxd/common/lxd/storage-pools/{found.instance.root_pool}/containers"
+    records = f"SELECT id FROM storage_volumes WHERE type = 0 AND name = '{volume}'"  # noqa: S608 - for a person
+    forget = f'lxd sql global "DELETE FROM storage_volumes_snapshots WHERE storage_volume_id = ({records})"'  # noqa: S608
     return (
         f"as root on {found.remote} (without snap: /var/lib/lxd): "
         f"cd {place} && rm -rf {volume} && btrfs subvolume create {volume} "
-        f"&& lxc delete{in_project} {found.instance.name}"
+        f"&& lxc delete{in_project} {found.instance.name}; if that says that it has snapshots: "
+        f"{forget} && btrfs subvolume delete ../containers-snapshots/{volume}/*, and delete it again"
     )
 
 
