@@ -291,6 +291,9 @@ class LxdClient:
             )
         except NotFound:
             return None
+        except ServerRefused:
+            # Incus answers with the error of an operation that failed, and with one of its own when the time is up.
+            return self.operation(operation)
         return records.operation(reply.metadata)
 
     def operations(self, *, project: str = "default") -> tuple[Operation, ...]:
