@@ -200,3 +200,16 @@ class TestPulls:
         done(s1.client, s1.client.delete(NAME))
         _, received = pull(i1, s1, NAME, config=instance.identity).ended()
         assert "Unknown configuration key: volatile.uuid.generation" in received.error
+
+
+@pytest.mark.parametrize(("name", "unknown"), [("s1", "security.guestapi"), ("i1", "security.devlxd")])
+def test_a_server_tells_which_config_it_would_refuse_and_changes_nothing(incus: Lab, name: str, unknown: str) -> None:
+    """Both check the config of a new profile before they find that there is one of that name."""
+    there = Site.of(incus, name).client
+    before = there.profile("default")
+    asked = [("limits.kernel.nofile", "64"), ("security.nesting", "perhaps"), (unknown, "false")]
+    assert there.refused_config(asked) == {
+        (unknown, "false"): f"Unknown configuration key: {unknown}",
+        ("security.nesting", "perhaps"): 'Invalid value for a boolean "perhaps"',
+    }
+    assert there.profile("default") == before

@@ -178,3 +178,14 @@ def test_a_wait_that_incus_answers_by_an_error_alone_asks_how_the_operation_stan
         "/1.0/operations/4f2/wait",
         "/1.0/operations/4f2",
     ]
+
+
+def test_what_a_server_would_refuse_is_found_by_a_profile_that_it_never_makes(
+    client: LxdClient, server: ScriptedServer
+) -> None:
+    there = refuse(500, 'Error inserting "default" into database: The profile already exists')
+    server.will(there, refuse(400, "Unknown configuration key: foo"), refuse(403, "not authorized"))
+    asked = [("limits.cpu", "2"), ("foo", "1"), ("security.nesting", "true")]
+    assert client.refused_config(asked) == {("foo", "1"): "Unknown configuration key: foo"}
+    assert [heard.path for heard in server.heard] == ["/1.0/profiles"] * 3
+    assert server.heard[1].body == {"name": "default", "config": {"foo": "1"}}
