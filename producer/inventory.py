@@ -7,9 +7,10 @@ from common.config import Settings
 from common.domain.errors import HerderError, InputError, ServerUnreachable
 from common.domain.fleet import Fleet, Server
 from common.domain.plan import Request
+from common.lxd.client import LxdClient
 from common.lxd.connect import connect
 from common.lxd.remotes import Remotes
-from common.lxd.survey import survey
+from common.lxd.survey import survey, tried
 
 
 def take_inventory(request: Request, remotes: Remotes, settings: Settings) -> Fleet:
@@ -21,12 +22,12 @@ def take_inventory(request: Request, remotes: Remotes, settings: Settings) -> Fl
     known = [remotes.get(name) for name in names]
     projects = tuple(dict.fromkeys((request.select.project, request.target_project or request.select.project)))
 
+    def client_of(name: str) -> LxdClient:
+        return connect(remotes.get(name), connect_timeout=settings.connect_timeout, read_timeout=settings.read_timeout)
+
     def look(name: str) -> Server | HerderError:
         try:
-            client = connect(
-                remotes.get(name), connect_timeout=settings.connect_timeout, read_timeout=settings.read_timeout
-            )
-            return survey(client, projects=projects)
+            return survey(client_of(name), projects=projects)
         except HerderError as error:
             return error
 
@@ -47,4 +48,7 @@ def take_inventory(request: Request, remotes: Remotes, settings: Settings) -> Fl
             f"{', '.join(untrusted)}: the server does not trust our client certificate",
             hint=f"make a token there (`lxc config trust add`), then `herder remote add {untrusted[0]} TOKEN`",
         )
-    return Fleet(seen_at=datetime.now(UTC), servers={server.remote: server for server in servers})
+    source, *targets = servers
+    configs = [{**instance.own_config, **request.overrides.config} for instance in source.instances]
+    asked = [tried(client_of(target.remote), target, source.info, configs) for target in targets]
+    return Fleet(seen_at=datetime.now(UTC), servers={server.remote: server for server in (source, *asked)})

@@ -13,7 +13,7 @@ from common.store.keys import Keys
 from common.store.operations import OperationStore
 from tests.builders import Clock
 from tests.integration.redis_server import RedisServer
-from tests.lab import Lab
+from tests.lab import INCUS_SERVERS, Lab
 from tests.lab.lab import default_root
 
 
@@ -22,6 +22,15 @@ def lab() -> Iterator[Lab]:
     """All servers of the lab, running. It goes away with the run if the run brought it up."""
     was_there = default_root().exists()
     yield Lab.up()
+    if not was_there:
+        Lab.load().down()
+
+
+@pytest.fixture(scope="session")
+def incus() -> Iterator[Lab]:
+    """The lab with two servers of LXD and two of Incus running; it goes away as ``lab`` does."""
+    was_there = default_root().exists()
+    yield Lab.up(("s1", "s2", *INCUS_SERVERS))
     if not was_there:
         Lab.load().down()
 

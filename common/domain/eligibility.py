@@ -16,6 +16,12 @@ POOL_RESERVE = 256 * 1024**2
 REQUIRED_EXTENSIONS = frozenset({"container_incremental_copy", "instances", "projects"})
 
 
+#: The servers that herder knows, as they call themselves; one that does not trust us does not say.
+PRODUCTS = frozenset({"lxd", "incus", ""})
+#: A server that has it gives every snapshot a key that one without it does not know.
+_SNAPSHOTS_HAVE_GENERATION = "instance_generation_id"
+
+
 def findings(
     instance: Instance, move: Move, source: Server, target: Server, *, own_job: str = ""
 ) -> tuple[Finding, ...]:
@@ -25,6 +31,7 @@ def findings(
         *_about_instance(instance, move, own_job),
         *_about_name(move, target, own_job),
         *_about_resources(instance, move, target),
+        *_about_differences(instance, move, source, target),
     )
 
 
@@ -40,10 +47,12 @@ def _about_servers(source: Server, target: Server) -> Iterator[Finding]:
                 f"{server.remote} does not trust our certificate",
                 f"`herder remote add {server.remote} ADDRESS` with a token made on it",
             )
-        if server.info.clustered or server.info.product not in ("lxd", ""):
+        if server.info.clustered or server.info.product not in PRODUCTS:
             what = "a cluster" if server.info.clustered else server.info.product
             yield _refuse(
-                "server_kind", f"{server.remote} is {what}; only standalone LXD servers are supported", "another server"
+                "server_kind",
+                f"{server.remote} is {what}; only standalone servers of LXD and Incus are supported",
+                "another server",
             )
         missing = sorted(REQUIRED_EXTENSIONS - server.info.extensions)
         if missing:
@@ -52,6 +61,26 @@ def _about_servers(source: Server, target: Server) -> Iterator[Finding]:
         yield _refuse(
             "same_server", f"{source.remote} and {target.remote} are the same server", "choose another target"
         )
+
+
+def _about_differences(instance: Instance, move: Move, source: Server, target: Server) -> Iterator[Finding]:
+    """What the one server has and the other does not know; all that is sent must be known."""
+    sends_generation = _SNAPSHOTS_HAVE_GENERATION in source.info.extensions - target.info.extensions
+    if sends_generation and not move.overrides.instance_only:
+        yield _refuse(
+            "snapshots",
+            f"{target.remote} ({target.info.product} {target.info.version}) cannot take snapshots from {source.remote} "
+            f"({source.info.product} {source.info.version}): it does not know volatile.uuid.generation",
+            "leave the snapshots behind with `herder move --method cold --instance-only`, or choose another target",
+        )
+    for setting in sorted({**instance.own_config, **move.overrides.config}.items()):
+        if setting in target.refused_config:
+            yield _refuse(
+                "config",
+                f"{target.remote} does not take its config {setting[0]}={setting[1]}: {target.refused_config[setting]}",
+                f"`lxc config unset {move.source}:{instance.name} {setting[0]}`, and set what {target.remote} "
+                "has instead after the move",
+            )
 
 
 def _about_instance(instance: Instance, move: Move, own_job: str) -> Iterator[Finding]:

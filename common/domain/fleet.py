@@ -70,6 +70,8 @@ class Server:
     networks: Mapping[str, frozenset[str]] = field(default_factory=dict)
     #: ``(pool, project, volume)`` of every custom volume.
     volumes: frozenset[tuple[str, str, str]] = frozenset()
+    #: ``(key, value)`` of instances' config that it would not take, and why in its own words, as far as it was asked.
+    refused_config: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
     def instance(self, project: str, name: str) -> Instance | None:
         """The instance of this name, or None."""

@@ -1,6 +1,6 @@
 """The calls of the LXD REST API that herder makes, one typed method each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
@@ -17,6 +17,7 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 _WHOLE_RECORDS: Mapping[str, str] = MappingProxyType({"recursion": "1"})
 # How much longer than the server's own waiting we wait for its answer.
 _GRACE_OF_WAIT = 10.0
+_IS_THERE = "profile already exists"
 _SAVED_ALL_THE_SAME = "profile change still saved"
 _NO_ROOT = "no such file or directory"
 
@@ -40,6 +41,7 @@ class LxdClient:
     profile              GET /1.0/profiles/NAME
     create_profile       POST /1.0/profiles
     replace_profile      PUT /1.0/profiles/NAME
+    refused_config       POST /1.0/profiles
     delete_profile       DELETE /1.0/profiles/NAME
     networks             GET /1.0/networks
     volumes              GET /1.0/storage-pools, GET /1.0/storage-pools/POOL/volumes/custom
@@ -148,6 +150,24 @@ class LxdClient:
         except (ServerBusy, ServerRefused) as refused:
             if _SAVED_ALL_THE_SAME not in refused.message:
                 raise
+
+    def refused_config(self, settings: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+        """The keys with their values that the server would not take in an instance's config, and its words for each.
+
+        There is no way to ask. But a server checks the config of a new profile before it finds that there is a default
+        profile already, as there always is: nothing is changed.
+        """
+        answers = {setting: self._refusal_of(*setting) for setting in settings}
+        return {setting: words for setting, words in answers.items() if words}
+
+    def _refusal_of(self, key: str, value: str) -> str:
+        try:
+            self.transport.request("POST", "/1.0/profiles", json={"name": "default", "config": {key: value}})
+        except NotTrusted:
+            return ""  # we may not make profiles; then the transfer will tell
+        except ServerRefused as refused:
+            return "" if _IS_THERE in refused.message else refused.message.removeprefix(f"{self.transport.name}: ")
+        return ""
 
     def delete_profile(self, name: str, *, project: str = "default") -> None:
         """Delete a profile that no instance uses, at once. Raises NotFound."""
@@ -291,6 +311,9 @@ class LxdClient:
             )
         except NotFound:
             return None
+        except ServerRefused:
+            # Incus answers with the error of an operation that failed, and with one of its own when the time is up.
+            return self.operation(operation)
         return records.operation(reply.metadata)
 
     def operations(self, *, project: str = "default") -> tuple[Operation, ...]:

@@ -1,10 +1,11 @@
 """One look at a server: everything that planning and preflight ask about. Called by both sides."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from common.domain.errors import NotFound
-from common.domain.fleet import Server
-from common.domain.instance import Instance
+from common.domain.fleet import Server, ServerInfo
+from common.domain.instance import Config, Instance
 from common.lxd.client import LxdClient
 
 
@@ -28,6 +29,18 @@ def survey(client: LxdClient, *, projects: Sequence[str], only: str | None = Non
         networks={project: client.networks(project=project) for project in seen},
         volumes=frozenset(volume for project in seen for volume in client.volumes(project=project)),
     )
+
+
+#: Keys of instances only, which every server takes.
+_ALWAYS_TAKEN = ("image.", "user.")
+
+
+def tried(client: LxdClient, target: Server, source: ServerInfo, configs: Iterable[Config]) -> Server:
+    """The target, asked whether it would take these configs; not asked if it can all that the source can."""
+    if source.extensions <= target.info.extensions:
+        return target
+    settings = {setting for config in configs for setting in config.items() if not setting[0].startswith(_ALWAYS_TAKEN)}
+    return replace(target, refused_config=client.refused_config(sorted(settings)))
 
 
 def _instances(client: LxdClient, project: str, only: str | None) -> tuple[Instance, ...]:

@@ -163,6 +163,9 @@ def _read(server: str, answer: requests.Response) -> Reply:
         body = {}
     if answer.status_code >= _FIRST_ERROR:
         raise faults.refusal(server, answer.status_code, str(body.get("error") or ""))
+    if body.get("type") == "error":
+        # Incus sends the headers of a wait at once, to keep the connection alive, and what came of it when it is over.
+        raise ServerRefused(f"{server}: {body.get('error')}", status=int(body.get("error_code") or 0))
     if "metadata" not in body:
         raise ServerRefused(f"{server}: does not answer as LXD does", status=answer.status_code)
     operation = str(body.get("operation") or "")

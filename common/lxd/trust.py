@@ -32,7 +32,7 @@ from common.lxd.transport import Transport
 
 _LIFETIME = timedelta(days=3650)
 _TIMEOUT = 5.0
-_TOKEN_HINT = "on the server `lxc config trust add --name herder` prints a token"  # noqa: S105 - a command
+_TOKEN_HINT = "make a token there: `lxc config trust add --name herder`, `incus config trust add herder`"  # noqa: S105
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,8 @@
-"""One LXD daemon process in a folder of its own: start it, kill it, freeze it, and find what belongs to it.
+"""One daemon process in a folder of its own: start it, kill it, freeze it, and find what belongs to it.
 
-The folder is its LXD_DIR: database, socket, certificate, storage. Beside it lie its log (`NAME.log`) and our note of
-the process (`NAME.process`), so that another program can find the daemon again. Whether a process is ours is read
-from its environment, not only from the note: a note may be stale, or an `up` that crashed may have written none.
+The folder is its LXD_DIR or INCUS_DIR: database, socket, certificate, storage. Beside it lie its log (`NAME.log`) and
+our note of the process (`NAME.process`), so that another program can find the daemon again. Whether a process is ours
+is read from its environment, not only from the note: a note may be stale, or an `up` that crashed wrote none.
 """
 
 import json
@@ -14,8 +14,8 @@ from pathlib import Path
 from tests.lab import api, host
 from tests.lab.errors import LabError
 from tests.lab.host import Process
+from tests.lab.product import LXD, Product
 
-COMMAND = "lxd --group root"
 READY_SECONDS = 60
 # A daemon asks images.linuxcontainers.org for news when it starts. The lab stays on this machine: that request is
 # sent to a port where nobody listens. Go's HTTP client and LXD's own never use a proxy for loopback addresses.
@@ -28,9 +28,10 @@ NO_OUTSIDE = {
 
 @dataclass(frozen=True)
 class Daemon:
-    """The daemon whose LXD_DIR is `folder`."""
+    """The daemon whose directory is `folder`."""
 
     folder: Path
+    product: Product = LXD
 
     @property
     def socket(self) -> Path:
@@ -66,13 +67,15 @@ class Daemon:
             return
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o711)
         # The shell ends at once and leaves the daemon to the system: nobody's child outlives us, and leaves no zombie.
-        script = f'setsid {COMMAND} </dev/null >>"$1" 2>&1 & echo $!'
-        environment = {"LXD_DIR": str(self.folder), **NO_OUTSIDE}
+        script = f'setsid {self.product.command} </dev/null >>"$1" 2>&1 & echo $!'
+        environment = {**self.product.environment(self.folder), **NO_OUTSIDE}
         started = host.run("sh", "-c", script, "sh", str(self.log), env=environment)
         process = Process.find(int(started))
         if process is None:
-            raise LabError(f"lxd ended at once; see {self.log}")
-        host.wait_until("the shell to become lxd", lambda: self._is_daemon(process) or not process.alive)
+            raise LabError(f"{self.product.name} ended at once; see {self.log}")
+        host.wait_until(
+            f"the shell to become {self.product.program}", lambda: self._is_daemon(process) or not process.alive
+        )
         self.note.write_text(json.dumps(asdict(process)))
 
     def wait_ready(self) -> None:
@@ -101,7 +104,7 @@ class Daemon:
 
     def sql(self, statement: str) -> None:
         """Change the daemon's database behind its back."""
-        host.run("lxd", "sql", "global", statement, env={"LXD_DIR": str(self.folder)})
+        host.run(*self.product.sql, statement, env=self.product.environment(self.folder))
 
     def freeze(self) -> None:
         """SIGSTOP: the daemon keeps its connections and answers nothing."""
@@ -136,13 +139,13 @@ class Daemon:
             beside.unlink(missing_ok=True)
 
     def _is_daemon(self, process: Process) -> bool:
-        return process.command == COMMAND and self._is_ours(process)
+        return process.command == self.product.command and self._is_ours(process)
 
     def _is_ours(self, process: Process) -> bool:
-        """The daemon or a program that it started for a transfer; not a shell that somebody opened with our LXD_DIR."""
+        """The daemon or a program that it started for a transfer; not a shell that somebody opened in our folder."""
         return (
-            process.program in {"lxd", "rsync", "btrfs", "tar", "unsquashfs"}
-            and process.environment.get("LXD_DIR") == str(self.folder)
+            process.program in {self.product.program, "rsync", "btrfs", "tar", "unsquashfs"}
+            and process.environment.get(self.product.dir_variable) == str(self.folder)
             and not self._is_monitor(process)
         )
 

@@ -145,7 +145,8 @@ def _sweep(daemon: Daemon) -> None:
         for orphan in (_pool(daemon) / kind).iterdir():
             host.unmount_under(orphan)
             _remove(orphan, may_have_subvolumes=_pool(daemon).is_mount())
-    for link in [*(daemon.folder / "containers").iterdir(), *(daemon.folder / "snapshots").iterdir()]:
+    links = [daemon.folder / "containers", *daemon.folder.glob("*snapshots")]
+    for link in (link for folder in links for link in folder.iterdir()):
         _remove(link, may_have_subvolumes=False)
 
 

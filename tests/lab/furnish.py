@@ -1,11 +1,15 @@
 """From a bare daemon to a server of the lab: address, pool, profile, cluster, images, and a client that all trust."""
 
+import base64
 import json
+import ssl
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from common.lxd.trust import client_certificate
 from tests.lab import host
+from tests.lab.product import INCUS
 from tests.lab.server import LabServer
 
 SETTINGS = {"config": {"images.auto_update_interval": "0"}}
@@ -45,7 +49,7 @@ def import_images(server: LabServer, tarballs: Mapping[str, Path]) -> None:
 
 
 def trust(server: LabServer, configuration: Path) -> None:
-    """Make the server a remote of the `lxc` configuration, which it trusts from then on by a token."""
+    """Make the server a remote of the `lxc` configuration, which it trusts from then on."""
     remote = server.cluster or server.name
     environment = {"LXD_CONF": str(configuration)}
     configuration.mkdir(exist_ok=True)
@@ -55,6 +59,13 @@ def trust(server: LabServer, configuration: Path) -> None:
         if known[remote]["Addr"] == server.address and seen.read_text() == server.certificate.read_text():
             return  # a server that was made anew has another certificate, and does not know us
         host.run("lxc", "remote", "remove", remote, env=environment)
+    if server.product is INCUS:
+        # Its tokens are read by its own client only, so the client's certificate itself is put into its trust store.
+        certificate, _ = client_certificate(configuration)
+        der = base64.b64encode(ssl.PEM_cert_to_DER_cert(certificate.read_text())).decode()
+        server.query("POST", "/1.0/certificates", {"type": "client", "name": "herder-lab", "certificate": der})
+        host.run("lxc", "remote", "add", remote, server.address, "--accept-certificate", env=environment)
+        return
     token = server.lxc("config", "trust", "add", "--name", "herder-lab", "--quiet").split()[-1]
     host.run("lxc", "remote", "add", remote, token, "--accept-certificate", env=environment)
 
@@ -77,5 +88,5 @@ def _basics(server: LabServer, bridge: str) -> dict[str, Any]:
 
 
 def _init(server: LabServer, preseed: dict[str, Any]) -> None:
-    # YAML is what `lxd init` reads, and JSON is YAML.
-    host.run("lxd", "init", "--preseed", env={"LXD_DIR": str(server.lxd_dir)}, text=json.dumps(preseed))
+    # YAML is what the command reads, and JSON is YAML.
+    host.run(*server.product.init, env=server.product.environment(server.lxd_dir), text=json.dumps(preseed))

@@ -20,13 +20,21 @@ from tests.lab.errors import LabError
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def run(*argv: str, env: Mapping[str, str] | None = None, text: str | None = None, check: bool = True) -> str:
+def run(
+    *argv: str,
+    env: Mapping[str, str] | None = None,
+    text: str | None = None,
+    check: bool = True,
+    folder: Path | None = None,
+) -> str:
     """Standard output of a command; `env` comes on top of a minimal environment, `text` is its standard input.
+
+    It runs in `folder`, or in ours.
 
     Raises LabError with the command and what it wrote to standard error if it fails and `check` is set.
     """
     plain = {"PATH": PATH, "HOME": os.environ.get("HOME", "/root"), "LC_ALL": "C.UTF-8", **(env or {})}
-    done = subprocess.run(argv, env=plain, input=text or "", capture_output=True, text=True, check=False)
+    done = subprocess.run(argv, env=plain, input=text or "", capture_output=True, text=True, check=False, cwd=folder)
     if check and done.returncode != 0:
         raise LabError(f"{' '.join(argv)}: exit status {done.returncode}: {(done.stderr or done.stdout).strip()}")
     return done.stdout

@@ -9,10 +9,13 @@ characters. Below the root:
     NAME/ NAME.log NAME.process     one daemon: its LXD_DIR, its log, our note of its process
     NAME.ready                      the server is furnished; without it, `up` makes it anew
     images/                         the tarballs of `image.py`
-    lxc-conf/                       configuration of the real `lxc` client: remotes s1, s2, d1, cluster, trusted by all
+    lxc-conf/                       configuration of the real `lxc` client: one remote for each, trusted by all
+    incus-conf/                     that of the `incus` client, which is used through the unix sockets only
+    programs/                       Incus, unpacked
 
 and beside it ROOT.lock while somebody changes the lab. `s1` and `s2` stand alone with a btrfs pool on a loop file,
-`d1` with a dir pool; `c1`, `c2` and `c3` are one cluster with btrfs pools. All listen on 127.0.0.1 only, and the
+`d1` with a dir pool; `c1`, `c2` and `c3` are one cluster with btrfs pools. `i1` and `i2` are
+servers of Incus with btrfs pools, and come up only when they are named. All listen on 127.0.0.1 only, and the
 guests' network cards are on a bridge that leads nowhere.
 """
 
@@ -28,11 +31,15 @@ from typing import Any
 from tests.lab import furnish, host, image, packages
 from tests.lab.daemon import Daemon
 from tests.lab.errors import LabError
+from tests.lab.product import INCUS, LXD, PROGRAMS
 from tests.lab.server import LabServer
 
 STANDALONE = {"s1": "btrfs", "s2": "btrfs", "d1": "dir"}
 CLUSTER = ("c1", "c2", "c3")
 SERVERS = (*STANDALONE, *CLUSTER)
+#: Servers of Incus, which come up only when they are asked for by name.
+INCUS_SERVERS = {"i1": "btrfs", "i2": "btrfs"}
+ALL = (*SERVERS, *INCUS_SERVERS)
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 # Each lab gets its own stretch of ports by its path. All lie below the ports that the kernel gives to outgoing
@@ -64,6 +71,8 @@ class Lab:
         root.parent.mkdir(parents=True, exist_ok=True)
         with host.locked(_lock(root)):
             _claim(root)
+            if INCUS_SERVERS.keys() & set(wanted):
+                packages.unpack_incus(root / PROGRAMS)
             lab = cls(root, _known(root))
             lab._add(wanted, first_port or int(os.environ.get("HERDER_LAB_PORT", "0")) or _first_port(root))
             lab._bring_up(wanted)
@@ -84,7 +93,7 @@ class Lab:
             return
         _refuse_foreign(self.root)
         with host.locked(_lock(self.root)), ThreadPoolExecutor() as pool:
-            list(pool.map(Daemon.destroy, [Daemon(self.root / name) for name in SERVERS]))
+            list(pool.map(Daemon.destroy, [_server(self.root, name, 0).daemon for name in ALL]))
             host.remove_bridge(self.bridge)
             # The mark goes last, so that whoever is interrupted here can call `down` again.
             for entry in [*(entry for entry in self.root.iterdir() if entry.name != MARK), self.root]:
@@ -193,9 +202,9 @@ def _refuse_foreign(root: Path) -> None:
 
 def _with_whole_clusters(names: Iterable[str]) -> list[str]:
     wanted = {member for name in names for member in (CLUSTER if name in {"cluster", *CLUSTER} else (name,))}
-    if unknown := wanted - set(SERVERS):
-        raise LabError(f"no such server: {', '.join(sorted(unknown))}; there are {', '.join(SERVERS)}")
-    return [name for name in SERVERS if name in wanted]
+    if unknown := wanted - set(ALL):
+        raise LabError(f"no such server: {', '.join(sorted(unknown))}; there are {', '.join(ALL)}")
+    return [name for name in ALL if name in wanted]
 
 
 def _known(root: Path) -> dict[str, LabServer]:
@@ -205,8 +214,9 @@ def _known(root: Path) -> dict[str, LabServer]:
 
 
 def _server(root: Path, name: str, port: int) -> LabServer:
-    is_member = name in CLUSTER
-    return LabServer(name, root, port, STANDALONE.get(name, "btrfs"), furnish.REMOTE_OF_CLUSTER if is_member else None)
+    driver = {**STANDALONE, **INCUS_SERVERS}.get(name, "btrfs")
+    cluster = furnish.REMOTE_OF_CLUSTER if name in CLUSTER else None
+    return LabServer(name, root, port, driver, cluster, INCUS if name in INCUS_SERVERS else LXD)
 
 
 def _status(server: LabServer) -> dict[str, Any]:
@@ -220,5 +230,6 @@ def _status(server: LabServer) -> dict[str, Any]:
         "fingerprint": server.fingerprint if made else None,
         "pool": {"name": "default", "driver": server.driver},
         "cluster": server.cluster,
+        "product": server.product.name,
         "state": "running" if server.pid else "stopped",
     }

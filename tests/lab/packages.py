@@ -1,4 +1,4 @@
-"""The programs of the lab, installed by apt when they are missing.
+"""The programs of the lab, installed by apt when they are missing; Incus is only unpacked, into the lab itself.
 
 Debian starts the daemons of a package when it installs it. The lab wants only the programs, so apt's `policy-rc.d`
 says no to every service start for the duration; a packaged LXD that runs already is not touched.
@@ -6,6 +6,7 @@ With systemd a freshly installed LXD does start at the next boot, unless somebod
 """
 
 import os
+import platform
 import shutil
 import sys
 from collections.abc import Iterator
@@ -29,6 +30,9 @@ PROGRAMS = {
     "setsid": "util-linux",
     "losetup": "mount",
 }
+# Incus is in the backports of Debian 12. What else its packages depend on, LXD's have brought already.
+INCUS = ("incus-base", "incus-client", "libcowsql0", "libraft0")
+RELEASE = "bookworm"
 POLICY = Path("/usr/sbin/policy-rc.d")
 ID_FILES = (Path("/etc/subuid"), Path("/etc/subgid"))
 ID_RANGE = "root:1000000:1000000000"
@@ -95,6 +99,51 @@ def _apt(verb: str, *names: str) -> None:
         *names,
         env={"DEBIAN_FRONTEND": "noninteractive"},
     )
+
+
+def unpack_incus(folder: Path) -> None:
+    """Put the programs of Incus into a folder, unless they are there; nothing is installed.
+
+    The machine's own lists of packages stay as they are. Raises LabUnavailableError if this is not Debian 12, or its
+    mirror has no Incus.
+    """
+    if folder.exists():
+        return
+    half = folder.with_name(f"{folder.name}.half")
+    host.run("rm", "--recursive", "--force", str(half))
+    for needed in ("lists/partial", "cache/archives/partial", "debs", "root"):
+        (half / needed).mkdir(parents=True)
+    (half / "list").write_text(f"deb {_mirror()} {RELEASE}-backports main\n")
+    places = {
+        "Dir::Etc::sourcelist": half / "list",
+        "Dir::Etc::sourceparts": "/dev/null",
+        "Dir::State::lists": half / "lists",
+        "Dir::Cache": half / "cache",
+        "APT::Sandbox::User": "root",
+    }
+    options = [f"-o{key}={place}" for key, place in places.items()]
+    try:
+        host.run("apt-get", "-qq", *options, "update")
+        host.run("apt-get", "-qq", *options, "download", *INCUS, folder=half / "debs")
+    except LabError as error:
+        raise LabUnavailableError(f"The lab's Incus servers need Debian's backports: {error}") from error
+    for package in sorted((half / "debs").iterdir()):
+        host.run("dpkg", "-x", str(package), str(half / "root"))
+    (half / "root").rename(folder)
+    host.run("rm", "--recursive", str(half))
+
+
+def _mirror() -> str:
+    """Where this machine gets its Debian 12 from."""
+    if platform.freedesktop_os_release().get("VERSION_CODENAME") != RELEASE:
+        raise LabUnavailableError(f"The lab's Incus servers come from the backports of Debian {RELEASE}.")
+    told = host.run(
+        "apt-get", "indextargets", "--format", "$(RELEASE) $(COMPONENT) $(REPO_URI)", "Created-By: Packages"
+    )
+    found = [line.split()[2] for line in told.splitlines() if line.split()[:2] == [RELEASE, "main"]]
+    if not found:
+        raise LabUnavailableError(f"apt on this machine knows no mirror of Debian {RELEASE}.")
+    return found[0]
 
 
 @contextmanager

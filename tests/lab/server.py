@@ -9,11 +9,12 @@ from typing import Any
 
 from tests.lab import api, debris, host
 from tests.lab.daemon import Daemon
+from tests.lab.product import LXD, Product
 
 
 @dataclass(frozen=True)
 class LabServer:
-    """A running or stopped LXD server.
+    """A running or stopped server, of LXD or of Incus.
 
     `name` is its name in the lab, as remote of `lxc` and as member of the cluster; `driver` that of its only pool,
     `default`; `cluster` is "cluster" for a member of it, else None.
@@ -24,10 +25,11 @@ class LabServer:
     port: int
     driver: str
     cluster: str | None
+    product: Product = LXD
 
     @property
     def daemon(self) -> Daemon:
-        return Daemon(self.root / self.name)
+        return Daemon(self.root / self.name, self.product)
 
     @property
     def lxd_dir(self) -> Path:
@@ -58,9 +60,8 @@ class LabServer:
         return hashlib.sha256(ssl.PEM_cert_to_DER_cert(self.certificate.read_text())).hexdigest()
 
     def lxc(self, *args: str, input: str | None = None, check: bool = True) -> str:  # noqa: A002 - as in subprocess
-        """Output of the real `lxc` through the unix socket; LabError if it fails and `check` is set."""
-        environment = {"LXD_DIR": str(self.lxd_dir), "LXD_CONF": str(self.root / "lxc-conf")}
-        return host.run("lxc", *args, env=environment, text=input, check=check)
+        """Output of the real `lxc`, or of `incus`, through the unix socket; LabError if it fails and `check` is set."""
+        return host.run(self.product.client, *args, env=self.product.environment(self.lxd_dir), text=input, check=check)
 
     def query(self, method: str, path: str, body: api.Json | None = None, *, seconds: float = 120) -> Any:
         """A request through the unix socket, for example `query("GET", "/1.0/instances?recursion=1")`.

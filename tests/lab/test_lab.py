@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.lab import SERVERS, Lab, LabError, LabServer, RefusedError, host, image
+from tests.lab import INCUS_SERVERS, SERVERS, Lab, LabError, LabServer, RefusedError, host, image
 from tests.lab.daemon import Daemon
 from tests.lab.host import Process
 from tests.lab.lab import CHECKOUT
@@ -81,7 +81,7 @@ def test_status_as_json_is_complete(lab: Lab) -> None:
     status = json.loads(printed.stdout)
     assert status == lab.status()
     assert status.keys() == {"root", "lxc_conf", "bridge", "servers"}
-    assert status["servers"].keys() == set(SERVERS)
+    assert status["servers"].keys() >= set(SERVERS)
     for name, server in status["servers"].items():
         assert server["pool"] == {"name": "default", "driver": "dir" if name == "d1" else "btrfs"}
         assert server["cluster"] == ("cluster" if name.startswith("c") else None)
@@ -344,3 +344,31 @@ def test_a_directory_that_is_no_lab_is_neither_used_nor_removed(other_root: Path
 def test_load_says_how_to_make_a_lab_where_there_is_none(other_root: Path) -> None:
     with pytest.raises(LabError, match=r"python -m tests\.lab up"):
         Lab.load(other_root)
+
+
+@pytest.mark.parametrize("name", INCUS_SERVERS)
+def test_a_server_of_incus_answers_trusts_the_client_and_runs_containers(
+    incus: Lab, name: str, launched: Callable[..., str]
+) -> None:
+    server = incus.servers[name]
+    facts = json.loads(incus.lxc("query", f"{name}:/1.0"))
+    assert (facts["auth"], facts["environment"]["server"]) == ("trusted", "incus")
+    assert facts["environment"]["server_version"].startswith("6.0.")
+    assert facts["environment"]["server_pid"] == server.pid
+    assert incus.status()["servers"][name]["product"] == "incus"
+    assert state_of(server, launched(server))["status"] == "Running"
+
+
+def test_a_server_of_incus_goes_away_with_its_containers(other_root: Path) -> None:
+    lab = Lab.up(["i1"], other_root)
+    server = lab.servers["i1"]
+    server.launch("c1")
+    guest = Process.find(state_of(server, "c1")["pid"])
+    daemon = server.daemon.process
+    assert guest
+    assert daemon
+    lab.down()
+    assert not guest.alive
+    assert not daemon.alive
+    assert not other_root.exists()
+    assert host.mounts_under(other_root) == []

@@ -71,3 +71,19 @@ def test_static_and_dynamic_programs_are_told_apart(tmp_path: Path) -> None:
     static.write_bytes(b"\x7fELF" + bytes(9000))
     assert not packages.is_static(dynamic)
     assert packages.is_static(static)
+
+
+def test_incus_is_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.lab.host.PATH", "/nowhere")
+    (tmp_path / "programs").mkdir()
+    packages.unpack_incus(tmp_path / "programs")
+    assert list((tmp_path / "programs").iterdir()) == []
+
+
+def test_without_debian_12_there_is_no_incus_and_nothing_half_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.freedesktop_os_release", lambda: {"VERSION_CODENAME": "sid"})
+    with pytest.raises(LabUnavailableError, match="Debian bookworm"):
+        packages.unpack_incus(tmp_path / "programs")
+    assert not (tmp_path / "programs").exists()

@@ -44,6 +44,8 @@ _PHANTOM = "Volume exists in database but not on storage"
 #: A refresh whose source died can leave a snapshot's volume without the snapshot: LXD 5.0.2 keeps changes of such a
 #: copy and refuses them, cannot refresh or delete it, but rename it.
 _UNEVEN = ("record count doesn't match", "UNIQUE constraint failed: storage_volumes_snapshots")
+#: A key that the one server has given to a snapshot and the other does not know.
+_UNKNOWN_KEY = "Unknown configuration key"
 #: rsync's way to say that files were deleted while it read them.
 _VANISHED = "exit status 24"
 #: What LXD notes on a copy when it has all of it, for its first start.
@@ -335,6 +337,11 @@ def _failure(ctx: Context, target_side: Operation, source_side: Operation | None
         return _broken(ctx, text)
     if _NO_PARENT in text:
         return RefreshImpossible(f"the servers cannot refresh a copy of snapshots that were moved before: {text}")
+    if _UNKNOWN_KEY in text:
+        return ServerRefused(
+            f"a snapshot has config that {ctx.move.target} does not take: {text}",
+            hint="delete that snapshot, or leave all behind with `herder move --method cold --instance-only`",
+        )
     if _PHANTOM in text:
         sql = f"DELETE FROM storage_volumes WHERE type = 0 AND name = '{ctx.move.name}'"  # noqa: S608 - for a person
         return ServerRefused(

@@ -29,7 +29,7 @@ from common.domain.operation import Operation
 from common.domain.plan import AfterGrace, Method, identity_of
 from workers.steps.context import Context
 from workers.steps.copying import mark_receiving
-from workers.steps.guard import LAST_USED, guard_source, seal_guard, unguarded, was_handed_over
+from workers.steps.guard import LAST_USED, guard_source, seal_guard, was_handed_over
 from workers.steps.health import check_health
 from workers.steps.marks import is_own_snapshot, mark, restored
 
@@ -242,7 +242,8 @@ def _release_target(ctx: Context, copy: Instance) -> Outcome | None:
         return ctx.target.replace(
             copy,
             config={**restored(copy), mark("state"): "handed-over"},
-            devices=unguarded(copy),
+            # Not what it has: Incus gives every copy a root disk of its own, also where a profile has one.
+            devices=ctx.wanted_devices(source),
         )
 
     try:

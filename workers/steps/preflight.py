@@ -8,7 +8,7 @@ from common.domain.fleet import Server, sends_deltas
 from common.domain.instance import Instance
 from common.domain.job import Outcome
 from common.domain.plan import identity_of
-from common.lxd.survey import survey
+from common.lxd.survey import survey, tried
 from workers.steps.context import Context
 from workers.steps.guard import was_handed_over
 from workers.steps.marks import mark_source, ran_before
@@ -77,6 +77,8 @@ def _source(ctx: Context) -> Instance | None:
 def _refuse_if_unfit(ctx: Context, instance: Instance, target: Server) -> None:
     """Raises PreflightRefused."""
     source = Server(remote=ctx.move.source, info=ctx.source.info())
+    config = {**instance.own_config, **ctx.move.overrides.config}
+    target = tried(ctx.target, target, source.info, [config])
     refused = [f for f in findings(instance, ctx.move, source, target, own_job=ctx.job.id) if f.is_refusal]
     if refused:
         raise PreflightRefused(

@@ -19,6 +19,8 @@ from common.domain.instance import GUARD_DEVICE, Instance
 from common.domain.plan import Finding, Method, Mode, Move, Overrides, Policy, Retire
 from tests.builders import GIB, NIC, ROOT_DISK, a_move, a_retired_instance, a_server, a_server_info, an_instance
 
+WITH_GENERATION = REQUIRED_EXTENSIONS | {"instance_generation_id"}
+NO_DEVLXD = {("security.devlxd", "false"): "Unknown configuration key: security.devlxd"}
 CLAIMED = {"user.herder.job": "p9-1"}
 
 
@@ -152,7 +154,36 @@ ONE_FINDING = [
     (
         "a target that is a cluster",
         {"target": a_server("s2", info=a_server_info("s2", clustered=True))},
-        ("server_kind", "s2 is a cluster; only standalone LXD servers are supported", "another server"),
+        ("server_kind", "s2 is a cluster; only standalone servers of LXD and Incus are supported", "another server"),
+    ),
+    (
+        "a target that does not know what every snapshot of the source has",
+        {"source": a_server("s1", info=a_server_info("s1", extensions=WITH_GENERATION, product="incus"))},
+        (
+            "snapshots",
+            "s2 (lxd 5.0.2) cannot take snapshots from s1 (incus 5.0.2)",
+            "`herder move --method cold --instance-only`",
+        ),
+    ),
+    (
+        "a config key that the target has said no to",
+        {
+            "instance": an_instance(config={"security.devlxd": "false", "limits.cpu": "2"}),
+            "target": a_server("s2", refused_config=NO_DEVLXD),
+        },
+        (
+            "config",
+            "s2 does not take its config security.devlxd=false: Unknown configuration key: security.devlxd",
+            "`lxc config unset s1:web1 security.devlxd`",
+        ),
+    ),
+    (
+        "an override that the target has said no to",
+        {
+            "move": moved_with(config={"security.devlxd": "false"}),
+            "target": a_server("s2", refused_config=NO_DEVLXD),
+        },
+        ("config", "s2 does not take its config security.devlxd=false", "set what s2 has instead after the move"),
     ),
     (
         "a full pool",
@@ -376,3 +407,15 @@ def test_a_root_disk_that_an_override_changes_is_not_inherited() -> None:
     move = moved_with(storage="fast", devices={"root": {"size": "10GiB"}})
     devices = wanted_devices(an_instance(), move, root_from_profile=inherits_root(an_instance(), move, fast))
     assert devices["root"] == {**ROOT_DISK, "pool": "fast", "size": "10GiB"}
+
+
+def test_servers_of_both_products_take_instances_and_snapshots_that_they_know() -> None:
+    incus = a_server("s2", info=a_server_info("s2", product="incus", extensions=WITH_GENERATION))
+    assert all_findings(target=incus) == ()
+    assert all_findings(source=a_server("s1", info=a_server_info("s1", extensions=WITH_GENERATION)), target=incus) == ()
+
+
+def test_without_its_snapshots_an_instance_can_go_where_they_are_not_known() -> None:
+    source = a_server("s1", info=a_server_info("s1", extensions=WITH_GENERATION, product="incus"))
+    move = a_move(method=Method.COLD, overrides=Overrides(instance_only=True))
+    assert all_findings(source=source, move=move) == ()

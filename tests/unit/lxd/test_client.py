@@ -157,3 +157,35 @@ def test_other_servers_may_reach_it_at_these_addresses(client: LxdClient, server
 def test_a_server_known_by_its_socket_tells_its_addresses(socket_server: ScriptedServer) -> None:
     socket_server.will(answer({"environment": {"addresses": ["10.0.0.1:8443"]}}))
     assert LxdClient("local", socket_server.transport()).addresses() == ("https://10.0.0.1:8443",)
+
+
+FAILED = {"id": "4f2", "status_code": 400, "err": "The instance is already running"}
+
+
+@pytest.mark.parametrize(
+    ("told", "status_code"), [("The instance is already running", 400), ("context deadline exceeded", 103)]
+)
+def test_a_wait_that_incus_answers_by_an_error_alone_asks_how_the_operation_stands(
+    client: LxdClient, server: ScriptedServer, told: str, status_code: int
+) -> None:
+    """The second error only means that the time is up; nobody waits for it three times."""
+    late = answer(None, type="error", error=told, error_code=500)
+    server.will(late, answer({**FAILED, "status_code": status_code}))
+    seen = client.wait("4f2", timeout_seconds=1)
+    assert seen is not None
+    assert (seen.is_finished, seen.error) == (status_code == 400, "The instance is already running")
+    assert [heard.path.split("?")[0] for heard in server.heard] == [
+        "/1.0/operations/4f2/wait",
+        "/1.0/operations/4f2",
+    ]
+
+
+def test_what_a_server_would_refuse_is_found_by_a_profile_that_it_never_makes(
+    client: LxdClient, server: ScriptedServer
+) -> None:
+    there = refuse(500, 'Error inserting "default" into database: The profile already exists')
+    server.will(there, refuse(400, "Unknown configuration key: foo"), refuse(403, "not authorized"))
+    asked = [("limits.cpu", "2"), ("foo", "1"), ("security.nesting", "true")]
+    assert client.refused_config(asked) == {("foo", "1"): "Unknown configuration key: foo"}
+    assert [heard.path for heard in server.heard] == ["/1.0/profiles"] * 3
+    assert server.heard[1].body == {"name": "default", "config": {"foo": "1"}}
