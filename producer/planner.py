@@ -71,7 +71,8 @@ def _check(request: Request, selected: tuple[Instance, ...]) -> None:
     if not request.targets:
         raise InputError("no target given", hint="--to TARGET:")
     if request.select.source in request.targets:
-        raise InputError(f"{request.select.source} is the source and a target at once")
+        hint = "`lxc copy` makes a copy on the same server" if request.policy.method is Method.COPY else ""
+        raise InputError(f"{request.select.source} is the source and a target at once", hint=hint)
     if request.rename and len(selected) != 1:
         raise InputError(f"a new name needs exactly one instance; {len(selected)} are selected")
 
@@ -93,7 +94,9 @@ def _draft(request: Request, instance: Instance) -> Move:
 
 
 def _method(request: Request, instance: Instance) -> Method:
-    """What was asked for; a stopped instance has nothing to keep running."""
+    """What was asked for; a stopped instance that moves has nothing to keep running."""
+    if request.policy.method is Method.COPY:
+        return Method.COPY
     if not instance.is_running:
         return Method.COLD
     return request.policy.method or Method.WARM

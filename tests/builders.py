@@ -184,6 +184,7 @@ def a_full_plan() -> Plan:
             storage="fast",
             instance_only=True,
             allow_inconsistent=True,
+            ephemeral=True,
         ),
     )
     move = a_move(

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 #: Marks that herder writes on instances, and devices that it adds, begin with these.
 MARK_PREFIX = "user.herder."
 GUARD_DEVICE = "herder-guard"
+#: On a copy that herder has made: the identity of its source. It stays, and a refresh asks for it.
+COPY_OF = "user.herder-copy-of"
 
 _NIC_ADDRESS = re.compile(r"^volatile\.(?P<device>.+)\.hwaddr$")
 _IDENTITY_KEYS = ("volatile.base_image", "volatile.uuid", "volatile.cloud-init.instance-id")

@@ -18,21 +18,15 @@ def move(
         str, typer.Argument(metavar="[SOURCE:]INSTANCE", help="The default remote's if SOURCE is left out.")
     ],
     target: Annotated[str, typer.Argument(metavar="TARGET:[NAME]", help="The same name if left out.")],
-    config: Annotated[
-        list[str] | None, typer.Option("--config", "-c", metavar="KEY=VALUE", help="Set on the target.")
-    ] = None,
-    device: Annotated[
-        list[str] | None, typer.Option("--device", "-d", metavar="DEVICE,KEY=VALUE", help="Set on the target.")
-    ] = None,
-    profile: Annotated[list[str] | None, typer.Option("--profile", "-p", help="Profile on the target.")] = None,
-    no_profiles: Annotated[bool, typer.Option("--no-profiles", help="No profile on the target.")] = False,
-    storage: Annotated[str, typer.Option("--storage", "-s", help="Pool on the target.")] = "",
+    config: options.Config = None,
+    device: options.Device = None,
+    profile: options.Profile = None,
+    no_profiles: options.NoProfiles = False,
+    storage: options.Storage = "",
     instance_only: Annotated[bool, typer.Option("--instance-only", help="Without its snapshots (cold only).")] = False,
-    allow_inconsistent: Annotated[
-        bool, typer.Option("--allow-inconsistent", help="Do not freeze it while a dir pool is copied.")
-    ] = False,
-    mode: Annotated[options.ModeName, typer.Option("--mode", help="Who dials for the data.")] = options.ModeName.PULL,
-    stateless: Annotated[bool, typer.Option("--stateless", help="Accepted; herder never moves memory.")] = False,
+    allow_inconsistent: options.AllowInconsistent = False,
+    mode: options.ModeOption = options.ModeName.PULL,
+    stateless: options.Stateless = False,
     project: options.Project = None,
     target_project: options.TargetProject = "",
     method: options.MethodOption = None,

@@ -11,13 +11,29 @@ from common.domain.plan import AfterGrace, Limits, Method, Mode, Overrides, Poli
 from common.domain.units import parse_duration
 from common.lxd.remotes import Remotes, split_name
 
+
+class ModeName(StrEnum):
+    """The words of `lxc move --mode`."""
+
+    PULL = "pull"
+    PUSH = "push"
+    RELAY = "relay"
+
+
+class MoveMethod(StrEnum):
+    """The methods that move an instance."""
+
+    WARM = Method.WARM.value
+    COLD = Method.COLD.value
+
+
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON on standard output.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 To = Annotated[list[str], typer.Option("--to", help="Target server; may be given several times.", metavar="TARGET:")]
 Project = Annotated[str | None, typer.Option("--project", help="Project on the source; the remote's own if left out.")]
 TargetProject = Annotated[str, typer.Option("--target-project", help="Project on the target; the same if left out.")]
 MethodOption = Annotated[
-    Method | None, typer.Option("--method", help="warm keeps it running while it is copied; cold stops it first.")
+    MoveMethod | None, typer.Option("--method", help="warm keeps it running while it is copied; cold stops it first.")
 ]
 Downtime = Annotated[str, typer.Option("--downtime", help="Cut over once a pass takes no longer than this.")]
 Grace = Annotated[
@@ -31,6 +47,18 @@ RetireOption = Annotated[
     Retire,
     typer.Option("--retire", help="stop keeps the source, unable to start; delete removes it. After verification."),
 ]
+Config = Annotated[list[str] | None, typer.Option("--config", "-c", metavar="KEY=VALUE", help="Set on the target.")]
+Device = Annotated[
+    list[str] | None, typer.Option("--device", "-d", metavar="DEVICE,KEY=VALUE", help="Set on the target.")
+]
+Profile = Annotated[list[str] | None, typer.Option("--profile", "-p", help="Profile on the target.")]
+NoProfiles = Annotated[bool, typer.Option("--no-profiles", help="No profile on the target.")]
+Storage = Annotated[str, typer.Option("--storage", "-s", help="Pool on the target.")]
+AllowInconsistent = Annotated[
+    bool, typer.Option("--allow-inconsistent", help="Do not freeze it while a dir pool is copied.")
+]
+Stateless = Annotated[bool, typer.Option("--stateless", help="Accepted; herder never moves memory.")]
+ModeOption = Annotated[ModeName, typer.Option("--mode", help="Who dials for the data.")]
 PerServer = Annotated[
     int, typer.Option("--transfers", min=1, help="How many transfers a server serves at the same time.")
 ]
@@ -38,14 +66,6 @@ Cutovers = Annotated[int, typer.Option("--cutovers", min=1, help="How many cutov
 SkipRefused = Annotated[
     bool, typer.Option("--skip-refused", help="Move what can move, though some instances are refused.")
 ]
-
-
-class ModeName(StrEnum):
-    """The words of `lxc move --mode`."""
-
-    PULL = "pull"
-    PUSH = "push"
-    RELAY = "relay"
 
 
 def remote_of(text: str, remotes: Remotes) -> str:
@@ -65,11 +85,17 @@ def duration(text: str, option: str) -> timedelta:
 
 
 def policy(
-    *, method: Method | None, downtime: str, grace: str | None, stop_then: AfterGrace, retire: Retire, mode: ModeName
+    *,
+    method: MoveMethod | None,
+    downtime: str,
+    grace: str | None,
+    stop_then: AfterGrace,
+    retire: Retire,
+    mode: ModeName,
 ) -> Policy:
     """The policy that these options ask for."""
     return Policy(
-        method=method,
+        method=Method(method.value) if method else None,
         downtime=duration(downtime, "--downtime"),
         grace=duration(grace, "--grace") if grace else None,
         after_grace=stop_then,
@@ -109,8 +135,9 @@ def overrides(
     no_profiles: bool,
     instance_only: bool,
     allow_inconsistent: bool,
+    ephemeral: bool = False,
 ) -> Overrides:
-    """The overrides that the options of `lxc move` ask for. Raises InputError."""
+    """The overrides that the options of `lxc move` and `lxc copy` ask for. Raises InputError."""
     if no_profiles and profile:
         raise InputError("--no-profiles and --profile exclude each other")
     chosen = () if no_profiles else tuple(profile) if profile else None
@@ -121,6 +148,7 @@ def overrides(
         storage=storage,
         instance_only=instance_only,
         allow_inconsistent=allow_inconsistent,
+        ephemeral=ephemeral,
     )
 
 

@@ -231,19 +231,21 @@ def _committed_copy(ctx: Context) -> Instance | None:
 
 
 def _release_target(ctx: Context, copy: Instance) -> Outcome | None:
+    """Raises IdentityMismatch if the source could start."""
     source = ctx.source_instance()
     if not source.is_stopped or not source.is_guarded:
         raise IdentityMismatch(
             f"{ctx.move.source}:{source.name} is not stopped and guarded although it was handed over",
             hint="somebody changed it; decide which side shall run, and stop the other",
         )
+    return free_target(ctx, copy, "handed-over")
+
+
+def free_target(ctx: Context, copy: Instance, state: str) -> Outcome | None:
+    """Take the guard off the copy, give it its own autostart back, and mark it with this state; None when done."""
 
     def put() -> str:
-        return ctx.target.replace(
-            copy,
-            config={**restored(copy), mark("state"): "handed-over"},
-            devices=unguarded(copy),
-        )
+        return ctx.target.replace(copy, config={**restored(copy), mark("state"): state}, devices=unguarded(copy))
 
     try:
         ended = ctx.settle(
@@ -303,7 +305,7 @@ def compare(ctx: Context, source: Instance, copy: Instance) -> list[str]:
     ]
     if ctx.job.facts.get("was_running") and not copy.is_running:
         found.append(f"its status is {copy.status}")
-    return found + _missing_snapshots(ctx)
+    return found + missing_snapshots(ctx)
 
 
 def _wanted_addresses(ctx: Context, source: Instance) -> dict[str, str]:
@@ -312,7 +314,8 @@ def _wanted_addresses(ctx: Context, source: Instance) -> dict[str, str]:
     return {**source.addresses, **asked}
 
 
-def _missing_snapshots(ctx: Context) -> list[str]:
+def missing_snapshots(ctx: Context) -> list[str]:
+    """A sentence for each snapshot that the source has and the target has not; herder's own do not count."""
     if ctx.move.overrides.instance_only:
         return []
     on_source = {s.name for s in ctx.source.snapshots(ctx.move.instance, project=ctx.move.project)}

@@ -210,3 +210,10 @@ def test_an_untrusted_source_is_not_asked_for_its_projects() -> None:
     """It tells nothing before it trusts us; the refusal says that."""
     source = Server(remote="s1", info=a_server_info("s1", trusted=False), projects=())
     assert select(source.instances, Selection(source="s1")) == ()
+
+
+def test_a_copy_is_a_copy_whether_its_source_runs_or_not() -> None:
+    """There is nothing to stop."""
+    request = a_request(policy=Policy(method=Method.COPY))
+    plan = plan_of(request, an_instance("runs"), an_instance("rests", status="Stopped"))
+    assert {move.instance: move.method for move in plan.moves} == {"runs": Method.COPY, "rests": Method.COPY}
