@@ -4,9 +4,9 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 from common.config import Settings
-from common.domain.errors import HerderError, InputError, ServerUnreachable
+from common.domain.errors import HerderError, InputError, ServerRefused, ServerUnreachable
 from common.domain.fleet import Fleet, Server
-from common.domain.plan import Request
+from common.domain.plan import Request, Selection
 from common.lxd.connect import connect
 from common.lxd.remotes import Remotes
 from common.lxd.survey import survey
@@ -19,7 +19,8 @@ def take_inventory(request: Request, remotes: Remotes, settings: Settings) -> Fl
     """
     names = tuple(dict.fromkeys((request.select.source, *request.targets)))
     known = [remotes.get(name) for name in names]
-    projects = tuple(dict.fromkeys((request.select.project, request.target_project or request.select.project)))
+    selected = request.select
+    projects = None if selected.all_projects else (selected.project, request.target_project or selected.project)
 
     def look(name: str) -> Server | HerderError:
         try:
@@ -47,4 +48,23 @@ def take_inventory(request: Request, remotes: Remotes, settings: Settings) -> Fl
             f"{', '.join(untrusted)}: the server does not trust our client certificate",
             hint=f"make a token there (`lxc config trust add`), then `herder remote add {untrusted[0]} TOKEN`",
         )
-    return Fleet(seen_at=datetime.now(UTC), servers={server.remote: server for server in servers})
+    return Fleet(
+        seen_at=datetime.now(UTC),
+        servers={server.remote: server for server in servers},
+        matching=_matching(selected, remotes, settings) if selected.filter else None,
+    )
+
+
+def _matching(selection: Selection, remotes: Remotes, settings: Settings) -> frozenset[tuple[str, str]]:
+    """What the source's own filter lets through. Raises InputError for a filter that it cannot read."""
+    source = remotes.get(selection.source)
+    client = connect(source, connect_timeout=settings.connect_timeout, read_timeout=settings.read_timeout)
+    project = None if selection.all_projects else selection.project
+    try:
+        found = client.instances(project, matching=selection.filter)
+    except ServerRefused as refused:
+        raise InputError(
+            f"filter {selection.filter!r}: {refused.message}",
+            hint="write it as LXD does, for example: config.user.tier eq web and status eq Running",
+        ) from refused
+    return frozenset((instance.project, instance.name) for instance in found)

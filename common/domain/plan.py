@@ -91,12 +91,17 @@ class Overrides:
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """Which instances of one source; empty means all of the project."""
+    """Which instances of one source; empty means all of the project, or of ``all_projects``.
+
+    ``filter`` is in LXD's own filter language, and the source evaluates it.
+    """
 
     source: str
     project: str = "default"
     instances: tuple[str, ...] = ()
     match: Mapping[str, str] = field(default_factory=dict)  # config key -> shell-style pattern
+    filter: str = ""
+    all_projects: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

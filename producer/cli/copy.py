@@ -1,12 +1,10 @@
-"""``herder copy SOURCE:INSTANCE TARGET:[NAME]`` makes another instance of one, with the words of `lxc copy`."""
+"""``herder copy SOURCE:INSTANCE... TARGET:[NAME]`` copies instances, with the words of `lxc copy`; also in bulk."""
 
 from typing import Annotated
 
 import typer
 
-from common.domain.errors import InputError
-from common.domain.plan import Method, Mode, Policy, Request, Selection
-from common.lxd.remotes import split_name
+from common.domain.plan import Method, Mode, Policy, Request
 from producer.cli import flow, options
 from producer.cli.exits import reports_errors
 from producer.session import load_remotes
@@ -14,10 +12,11 @@ from producer.session import load_remotes
 
 @reports_errors
 def copy(
-    instance: Annotated[
-        str, typer.Argument(metavar="[SOURCE:]INSTANCE", help="The default remote's if SOURCE is left out.")
-    ],
-    target: Annotated[str, typer.Argument(metavar="TARGET:[NAME]", help="The same name if left out.")],
+    instances: options.Instances,
+    target: options.Target,
+    everything: options.All = False,
+    matching: options.Filter = "",
+    all_projects: options.AllProjects = False,
     config: options.Config = None,
     device: options.Device = None,
     profile: options.Profile = None,
@@ -30,27 +29,27 @@ def copy(
     stateless: options.Stateless = False,
     project: options.Project = None,
     target_project: options.TargetProject = "",
+    skip_refused: options.SkipRefused = False,
     yes: options.Yes = False,
     as_json: options.Json = False,
 ) -> None:
-    """Copy one instance to another server: a new, independent one, stopped. The source goes on as it is."""
+    """Copy instances to another server: new, independent ones, stopped. The sources go on as they are."""
     del stateless
     remotes = load_remotes()
-    source_remote, name = split_name(instance, remotes.default)
-    target_remote, new_name = split_name(target)
-    if not target_remote:
-        raise InputError(f"{target!r} names no server", hint="write TARGET:[NAME]; `lxc copy` copies in place")
-    if not name:
-        raise InputError(f"{instance!r} names no instance")
+    chosen = options.chosen(
+        instances,
+        target,
+        remotes,
+        everything=everything,
+        matching=matching,
+        project=project,
+        all_projects=all_projects,
+    )
     request = Request(
-        name=f"copy {source_remote}:{name}",
-        select=Selection(
-            source=remotes.get(source_remote).name,
-            project=project or remotes.get(source_remote).project,
-            instances=(name,),
-        ),
-        targets=(remotes.get(target_remote).name,),
-        rename=new_name,
+        name=f"copy {chosen.told}",
+        select=chosen.select,
+        targets=(chosen.target,),
+        rename=chosen.rename,
         target_project=target_project,
         policy=Policy(method=Method.COPY, mode=Mode(mode.value)),
         overrides=options.overrides(
@@ -64,4 +63,4 @@ def copy(
             ephemeral=ephemeral,
         ),
     )
-    flow.carry_out(flow.plan_for(request, remotes), yes=yes, as_json=as_json, skip_refused=False)
+    flow.carry_out(flow.plan_for(request, remotes), yes=yes, as_json=as_json, skip_refused=skip_refused)

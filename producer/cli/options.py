@@ -1,5 +1,6 @@
 """Options that several verbs share, and the Request that they amount to."""
 
+from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated
@@ -47,6 +48,20 @@ RetireOption = Annotated[
     Retire,
     typer.Option("--retire", help="stop keeps the source, unable to start; delete removes it. After verification."),
 ]
+Instances = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="[SOURCE:]INSTANCE...",
+        help="The default remote's if SOURCE is left out; SOURCE: alone with --all or --filter.",
+    ),
+]
+Target = Annotated[str, typer.Argument(metavar="TARGET:[NAME]", help="The same name if left out.")]
+All = Annotated[bool, typer.Option("--all", help="All instances of the source's project.")]
+Filter = Annotated[
+    str,
+    typer.Option("--filter", metavar="FILTER", help="Those that LXD's filter lets through, as the source reads it."),
+]
+AllProjects = Annotated[bool, typer.Option("--all-projects", help="With --all or --filter: those of every project.")]
 Config = Annotated[list[str] | None, typer.Option("--config", "-c", metavar="KEY=VALUE", help="Set on the target.")]
 Device = Annotated[
     list[str] | None, typer.Option("--device", "-d", metavar="DEVICE,KEY=VALUE", help="Set on the target.")
@@ -74,6 +89,55 @@ def remote_of(text: str, remotes: Remotes) -> str:
     if instance:
         raise InputError(f"{text!r} names an instance; a server is written {remote}:")
     return remotes.get(remote).name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """Which instances go where: ``told`` in words, ``rename`` the new name of a single one."""
+
+    select: Selection
+    target: str
+    rename: str
+    told: str
+
+
+def chosen(
+    instances: list[str],
+    target: str,
+    remotes: Remotes,
+    *,
+    everything: bool,
+    matching: str,
+    project: str | None,
+    all_projects: bool,
+) -> Chosen:
+    """What INSTANCE..., TARGET:[NAME], --all, --filter and the projects amount to. Raises InputError."""
+    split = [split_name(instance, remotes.default) for instance in instances]
+    sources = list(dict.fromkeys(remotes.get(remote).name for remote, _ in split))
+    names = tuple(dict.fromkeys(name for _, name in split if name))
+    target_remote, rename = split_name(target)
+    is_bulk = everything or bool(matching)
+    if not target_remote:
+        raise InputError(f"{target!r} names no server", hint="write TARGET:[NAME]; in place there is `lxc`")
+    if len(sources) > 1:
+        raise InputError(f"{' and '.join(sources)} are two sources", hint="one command for each source")
+    if is_bulk and names:
+        raise InputError("names and --all or --filter exclude each other", hint=f"write {sources[0]}: alone")
+    if not is_bulk and (not names or len(names) < len(split)):
+        bare = next(text for text, (_, name) in zip(instances, split, strict=True) if not name)
+        raise InputError(f"{bare!r} names no instance", hint="--all takes all of it, --filter some")
+    if all_projects and (names or project):
+        raise InputError("--all-projects goes with --all or --filter, without --project")
+    source = remotes.get(sources[0])
+    select = Selection(
+        source=source.name,
+        project=project or source.project,
+        instances=names,
+        filter=matching,
+        all_projects=all_projects,
+    )
+    told = f"{source.name}:{','.join(names)}" + (f" where {matching}" if matching else "")
+    return Chosen(select=select, target=remotes.get(target_remote).name, rename=rename, told=told)
 
 
 def duration(text: str, option: str) -> timedelta:
