@@ -50,6 +50,8 @@ def cancel(name: str, store: JobStore) -> list[Answer]:
             return _refuse(job, f"it is {job.state}")
         if job.is_committed:
             where = f"{job.move.target}:{job.move.name}"
+            if job.move.is_copy:
+                return _refuse(job, f"the copy {where} is an instance of its own now; `lxc delete {where}` removes it")
             back = f"`herder undo {job.id}` brings it back"
             return _refuse(job, f"it is past the commit point: {where} is the instance now; {back}")
         if job.state is State.PARKED:
@@ -69,6 +71,9 @@ def undo(name: str, store: JobStore) -> list[Answer]:
         if not job.is_committed:
             (answer,) = cancel(job.id, store)
             return answer
+        if job.move.is_copy:
+            where = f"{job.move.target}:{job.move.name}"
+            return _refuse(job, f"it is a copy, its source has never stopped; `lxc delete {where}` removes the copy")
         if job.state is State.DONE and job.move.policy.retire is Retire.DELETE:
             return _refuse(job, f"its source was deleted; move {job.move.target}:{job.move.name} back instead")
         if not job.has_ended:

@@ -1,12 +1,13 @@
 """Remotes -> Fleet: asks every server that a request names, all at once."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 from common.config import Settings
-from common.domain.errors import HerderError, InputError, ServerUnreachable
+from common.domain.errors import HerderError, InputError, ServerRefused, ServerUnreachable
 from common.domain.fleet import Fleet, Server
-from common.domain.plan import Request
+from common.domain.plan import Request, Selection
 from common.lxd.client import LxdClient
 from common.lxd.connect import connect
 from common.lxd.remotes import Remotes
@@ -20,7 +21,8 @@ def take_inventory(request: Request, remotes: Remotes, settings: Settings) -> Fl
     """
     names = tuple(dict.fromkeys((request.select.source, *request.targets)))
     known = [remotes.get(name) for name in names]
-    projects = tuple(dict.fromkeys((request.select.project, request.target_project or request.select.project)))
+    selected = request.select
+    projects = None if selected.all_projects else (selected.project, request.target_project or selected.project)
 
     def client_of(name: str) -> LxdClient:
         return connect(remotes.get(name), connect_timeout=settings.connect_timeout, read_timeout=settings.read_timeout)
@@ -51,4 +53,21 @@ def take_inventory(request: Request, remotes: Remotes, settings: Settings) -> Fl
     source, *targets = servers
     configs = [{**instance.own_config, **request.overrides.config} for instance in source.instances]
     asked = [tried(client_of(target.remote), target, source.info, configs) for target in targets]
-    return Fleet(seen_at=datetime.now(UTC), servers={server.remote: server for server in (source, *asked)})
+    return Fleet(
+        seen_at=datetime.now(UTC),
+        servers={server.remote: server for server in (source, *asked)},
+        matching=_matching(selected, client_of) if selected.filter else None,
+    )
+
+
+def _matching(selection: Selection, client_of: Callable[[str], LxdClient]) -> frozenset[tuple[str, str]]:
+    """What the source's own filter lets through. Raises InputError for a filter that it cannot read."""
+    project = None if selection.all_projects else selection.project
+    try:
+        found = client_of(selection.source).instances(project, matching=selection.filter)
+    except ServerRefused as refused:
+        raise InputError(
+            f"filter {selection.filter!r}: {refused.message}",
+            hint="write it as LXD does, for example: config.user.tier eq web and status eq Running",
+        ) from refused
+    return frozenset((instance.project, instance.name) for instance in found)

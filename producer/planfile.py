@@ -62,6 +62,8 @@ class _Select(_Model):
     project: str = "default"
     instances: list[str] = []
     match: dict[str, Text] = {}
+    filter: str = ""
+    all_projects: bool = False
 
 
 class _Limits(_Model):
@@ -111,6 +113,8 @@ class _RequestFile(_Model):
                 project=self.select.project,
                 instances=tuple(self.select.instances),
                 match=self.select.match,
+                filter=self.select.filter,
+                all_projects=self.select.all_projects,
             ),
             targets=tuple(self.targets),
             target_project=self.target_project,

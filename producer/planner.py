@@ -1,6 +1,6 @@
 """Request + Fleet -> Plan. Pure: the clock and the plan's id come in as arguments."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from fnmatch import fnmatchcase
 
@@ -14,9 +14,10 @@ from producer.placement import Placement
 def make_plan(request: Request, fleet: Fleet, *, plan_id: str) -> Plan:
     """Decide for every selected instance. Raises InputError if the request cannot be meant as it is."""
     source = fleet.servers[request.select.source]
-    if source.info.trusted and request.select.project not in source.projects:
+    names_project = not request.select.all_projects
+    if source.info.trusted and names_project and request.select.project not in source.projects:
         raise InputError(f"{source.remote} has no project {request.select.project}")
-    selected = select(source.instances, request.select)
+    selected = select(source.instances, request.select, fleet.matching)
     _check(request, selected)
     placement = Placement(source, [fleet.servers[remote] for remote in request.targets])
     wrecks = [i.name for i in selected if i.is_wreck and i.name not in request.select.instances]
@@ -45,12 +46,15 @@ def make_plan(request: Request, fleet: Fleet, *, plan_id: str) -> Plan:
     )
 
 
-def select(instances: Iterable[Instance], selection: Selection) -> tuple[Instance, ...]:
+def select(
+    instances: Iterable[Instance], selection: Selection, matching: Collection[tuple[str, str]] | None = None
+) -> tuple[Instance, ...]:
     """The instances meant, in the order in which they shall go: by boot.stop.priority, highest first, then by name.
 
-    Raises InputError if a named instance is not there.
+    ``matching`` are those that the source's filter lets through, by project and name. Raises InputError if a named
+    instance is not there.
     """
-    here = [i for i in instances if i.project == selection.project]
+    here = [i for i in instances if selection.all_projects or i.project == selection.project]
     missing = sorted(set(selection.instances) - {i.name for i in here})
     if missing:
         where = f"{selection.source} (project {selection.project})"
@@ -59,6 +63,7 @@ def select(instances: Iterable[Instance], selection: Selection) -> tuple[Instanc
         i
         for i in here
         if (not selection.instances or i.name in selection.instances)
+        and (matching is None or (i.project, i.name) in matching)
         and all(fnmatchcase(i.expanded_config.get(key, ""), pattern) for key, pattern in selection.match.items())
         # A source that an earlier plan has retired is not there any more as far as an evacuation is concerned.
         and (i.name in selection.instances or not i.is_retired)
@@ -75,7 +80,8 @@ def _check(request: Request, selected: tuple[Instance, ...]) -> None:
     if not request.targets:
         raise InputError("no target given", hint="--to TARGET:")
     if request.select.source in request.targets:
-        raise InputError(f"{request.select.source} is the source and a target at once")
+        hint = "`lxc copy` makes a copy on the same server" if request.policy.method is Method.COPY else ""
+        raise InputError(f"{request.select.source} is the source and a target at once", hint=hint)
     if request.rename and len(selected) != 1:
         raise InputError(f"a new name needs exactly one instance; {len(selected)} are selected")
 
@@ -97,7 +103,9 @@ def _draft(request: Request, instance: Instance) -> Move:
 
 
 def _method(request: Request, instance: Instance) -> Method:
-    """What was asked for; a stopped instance has nothing to keep running."""
+    """What was asked for; a stopped instance that moves has nothing to keep running."""
+    if request.policy.method is Method.COPY:
+        return Method.COPY
     if not instance.is_running:
         return Method.COLD
     return request.policy.method or Method.WARM

@@ -12,7 +12,7 @@ from common.config import Settings
 from common.domain.errors import HerderError, InputError, NotFound
 from common.domain.instance import Instance, guard_profile
 from common.domain.job import Job
-from common.domain.plan import Plan, Request
+from common.domain.plan import Method, Plan, Request
 from common.domain.recovery import Guard, Traces, continued
 from common.lxd.client import LxdClient
 from common.lxd.connect import connect
@@ -152,6 +152,10 @@ def _not_begun(
     made: list[Plan] = []
     for plan in plans:
         names = _untouched(plan.request, seen, taken)
+        if plan.request.policy.method is Method.COPY:
+            # Nothing marks the source of a copy; but what bears its name on a target is that copy, or in its way.
+            there = {place[2] for place in seen.instances if place[0] in plan.request.targets}
+            names = tuple(name for name in names if name not in there)
         if not names or plan.request.rename:
             continue
         request = replace(plan.request, select=replace(plan.request.select, instances=names))
@@ -171,7 +175,8 @@ def _untouched(request: Request, seen: _Seen, taken: set[Place]) -> tuple[str, .
         for place, instance in seen.instances.items()
         if place[0] == request.select.source and "job" not in instance.marks and place not in taken
     ]
-    present = {instance.name for instance in here if instance.project == request.select.project}
+    everywhere = request.select.all_projects
+    present = {instance.name for instance in here if everywhere or instance.project == request.select.project}
     wanted = replace(request.select, instances=tuple(n for n in request.select.instances if n in present))
     if request.select.instances and not wanted.instances:
         return ()

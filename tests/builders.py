@@ -174,7 +174,14 @@ def a_full_plan() -> Plan:
         targets=("s2", "s3"),
         rename="web2",
         target_project="shop",
-        select=Selection(source="s1", project="old", instances=("web1",), match={"user.tier": "web*"}),
+        select=Selection(
+            source="s1",
+            project="old",
+            instances=("web1",),
+            match={"user.tier": "web*"},
+            filter="status eq Running",
+            all_projects=True,
+        ),
         policy=a_full_policy(),
         limits=Limits(per_source=3, per_target=5, cutovers=7),
         overrides=Overrides(
@@ -184,6 +191,7 @@ def a_full_plan() -> Plan:
             storage="fast",
             instance_only=True,
             allow_inconsistent=True,
+            ephemeral=True,
         ),
     )
     move = a_move(

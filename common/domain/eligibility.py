@@ -32,6 +32,7 @@ def findings(
         *_about_name(move, target, own_job),
         *_about_resources(instance, move, target),
         *_about_differences(instance, move, source, target),
+        *(_about_copying(instance, move, source) if move.is_copy else ()),
     )
 
 
@@ -96,7 +97,7 @@ def _about_instance(instance: Instance, move: Move, own_job: str) -> Iterator[Fi
         yield _refuse("status", f"its status is {instance.status}", "unfreeze, start or stop it first")
     if instance.is_virtual_machine:
         yield _refuse("virtual_machine", "it is a virtual machine", "stop it and move it with `lxc move` for now")
-    if instance.ephemeral and instance.is_running:
+    if instance.ephemeral and instance.is_running and not move.is_copy:
         yield _refuse(
             "ephemeral", "it is ephemeral: stopping it would delete the source", "make it non-ephemeral first"
         )
@@ -104,10 +105,35 @@ def _about_instance(instance: Instance, move: Move, own_job: str) -> Iterator[Fi
         yield _refuse("mode", f"mode {move.policy.mode} is not supported", "use pull")
     if move.method is Method.WARM and move.overrides.instance_only:
         yield _refuse("instance_only", "a warm move needs its snapshots", "use `method: cold` with instance-only")
-    if move.policy.retire is Retire.DELETE and instance.expanded_config.get("security.protection.delete") == "true":
+    if (
+        not move.is_copy
+        and move.policy.retire is Retire.DELETE
+        and instance.expanded_config.get("security.protection.delete") == "true"
+    ):
         yield _refuse(
             "protected", "security.protection.delete keeps the source from being deleted", "use `retire: stop`"
         )
+
+
+def _about_copying(instance: Instance, move: Move, source: Server) -> Iterator[Finding]:
+    """Warnings: what a copy does to a source that goes on, and what both would have."""
+    pool = source.pools.get(instance.root_pool)
+    if instance.is_running and pool is not None and pool.driver == "dir" and not move.overrides.allow_inconsistent:
+        yield Finding(
+            code="freezes",
+            message=f"LXD freezes it while it is copied, because its pool {pool.name} is a dir one",
+            hint="--allow-inconsistent lets it go on, and may copy files that belong to different moments",
+            is_refusal=False,
+        )
+    for name, device in wanted_devices(instance, move).items():
+        inherits = name not in move.overrides.devices
+        if inherits and device.get("type") == "nic" and "hwaddr" in device:
+            yield Finding(
+                code="same_address",
+                message=f"device {name} has a fixed address, {device['hwaddr']}, which the copy would have too",
+                hint=f"--device {name},hwaddr=ADDRESS gives the copy one of its own",
+                is_refusal=False,
+            )
 
 
 def _about_name(move: Move, target: Server, own_job: str) -> Iterator[Finding]:

@@ -80,7 +80,12 @@ class Server:
 
 @dataclass(frozen=True, kw_only=True)
 class Fleet:
-    """Every server that a request names, stamped with the moment it was seen."""
+    """Every server that a request names, stamped with the moment it was seen.
+
+    ``matching`` are ``(project, name)`` of the source's instances that the request's filter lets through; None if it
+    has none.
+    """
 
     seen_at: datetime
     servers: Mapping[str, Server]
+    matching: frozenset[tuple[str, str]] | None = None

@@ -10,6 +10,8 @@ MARK_PREFIX = "user.herder."
 GUARD_DEVICE = "herder-guard"
 #: The name of a wreck begins with the instance's own and this, with the job; a number follows.
 WRECK = "{}-wreck-{}-"
+#: On a copy that herder has made: the identity of its source. It stays, and a refresh asks for it.
+COPY_OF = "user.herder-copy-of"
 
 _NIC_ADDRESS = re.compile(r"^volatile\.(?P<device>.+)\.hwaddr$")
 _IDENTITY_KEYS = ("volatile.base_image", "volatile.uuid", "volatile.cloud-init.instance-id")

@@ -73,6 +73,12 @@ _AFTER_THE_LAST_PASS = (
     _step("drop_snapshots", Phase.CLEANUP),
 )
 
+_AFTER_THE_COPY = (
+    _step("verify_copy", Phase.CLEANUP),
+    _step("release_copy", Phase.CLEANUP, commit=True),
+    _step("drop_snapshots", Phase.CLEANUP),
+)
+
 WARM = Itinerary(
     name="warm",
     steps=(
@@ -92,6 +98,16 @@ COLD = Itinerary(
         _step("stop_source", Phase.TRANSFER, Slot.TRANSFER),
         _step("full_pass", Phase.TRANSFER, Slot.TRANSFER),
         *_AFTER_THE_LAST_PASS,
+    ),
+)
+
+#: The copy is guarded until it is an instance of its own: that is the commit point, from which nobody takes it away.
+COPY = Itinerary(
+    name="copy",
+    steps=(
+        *_PREFLIGHT,
+        _step("full_pass", Phase.TRANSFER, Slot.TRANSFER),
+        *_AFTER_THE_COPY,
     ),
 )
 
@@ -125,8 +141,8 @@ BRING_BACK = Itinerary(
     ),
 )
 
-ITINERARIES = {itinerary.name: itinerary for itinerary in (WARM, COLD, GIVE_BACK, UNDO, BRING_BACK)}
-FORWARD = {Method.WARM: WARM, Method.COLD: COLD}
+ITINERARIES = {itinerary.name: itinerary for itinerary in (WARM, COLD, COPY, GIVE_BACK, UNDO, BRING_BACK)}
+FORWARD = {Method.WARM: WARM, Method.COLD: COLD, Method.COPY: COPY}
 
 #: Where a job that gave back goes on: the passes follow a complete copy, so no finished pass is sent again.
-RESUME_AT = {Method.WARM: "refresh_passes", Method.COLD: "stop_source"}
+RESUME_AT = {Method.WARM: "refresh_passes", Method.COLD: "stop_source", Method.COPY: "full_pass"}

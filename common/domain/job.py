@@ -369,6 +369,8 @@ class Job:
 
     def brought_back(self) -> "Job":
         """Turned onto the way back from behind the commit point. Raises ValueError for a job that is not there."""
+        if self.move.is_copy:
+            raise ValueError(f"job {self.id} is a copy: its source has never stopped")
         if not self.is_committed or self.state not in (State.DONE, State.PARKED):
             raise ValueError(f"job {self.id} is {self.state} and before its commit point")
         first = BRING_BACK.steps[0].name

@@ -11,10 +11,16 @@ from common.domain.instance import Config, Devices, Instance
 
 
 class Method(StrEnum):
-    """How an instance moves."""
+    """How an instance moves, or is copied."""
 
     WARM = "warm"  # passes while it runs, then a short stop
     COLD = "cold"  # one pass of the stopped instance
+    COPY = "copy"  # another, independent instance; the source goes on
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether the source stays the instance that it is."""
+        return self is Method.COPY
 
 
 class Retire(StrEnum):
@@ -80,16 +86,22 @@ class Overrides:
     storage: str = ""
     instance_only: bool = False
     allow_inconsistent: bool = False
+    ephemeral: bool = False  # of a copy; a moved instance stays what it is
 
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """Which instances of one source; empty means all of the project."""
+    """Which instances of one source; empty means all of the project, or of ``all_projects``.
+
+    ``filter`` is in LXD's own filter language, and the source evaluates it.
+    """
 
     source: str
     project: str = "default"
     instances: tuple[str, ...] = ()
     match: Mapping[str, str] = field(default_factory=dict)  # config key -> shell-style pattern
+    filter: str = ""
+    all_projects: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +139,11 @@ class Move:
     reason: str = ""
     policy: Policy = field(default_factory=Policy)
     overrides: Overrides = field(default_factory=Overrides)
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether the source stays the instance that it is."""
+        return self.method.is_copy
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,6 +35,8 @@ def continued(job: Job, traces: Traces) -> Job | None:
     ``job`` is as its memo tells. Whatever was under way is looked at again by its step.
     """
     source, copy = traces.source, _own(job, traces.copy)
+    if job.move.is_copy:
+        return _copied(job, copy)
     if source is None or _own(job, source) is None or source.is_retired:
         return _at(job, "drop_snapshots") if copy else None
     if traces.guard.state == "handed-over" or (copy is not None and not copy.is_guarded):
@@ -43,6 +45,13 @@ def continued(job: Job, traces: Traces) -> Job | None:
     if source.is_guarded or (was_running and not source.is_running):
         return _given_back(_numbered(job, copy), traces.guard.since)
     return _forward(_numbered(job, copy), copy)
+
+
+def _copied(job: Job, copy: Instance | None) -> Job | None:
+    """A copy that is complete is accepted by its full pass, and not sent again."""
+    if copy is None:
+        return None
+    return _at(_numbered(job, copy), "full_pass") if copy.is_guarded else _at(job, "drop_snapshots")
 
 
 def _own(job: Job, instance: Instance | None) -> Instance | None:

@@ -9,16 +9,16 @@ from common.domain.instance import Config, Instance
 from common.lxd.client import LxdClient
 
 
-def survey(client: LxdClient, *, projects: Sequence[str], only: str | None = None) -> Server:
-    """The server as it is now. ``only`` leaves all instances out but the one of this name.
+def survey(client: LxdClient, *, projects: Sequence[str] | None, only: str | None = None) -> Server:
+    """The server as it is now, with what is in these projects, or in all with None.
 
-    Raises ServerUnreachable and NotTrusted.
+    ``only`` leaves all instances out but the one of this name. Raises ServerUnreachable and NotTrusted.
     """
     info = client.info()
     if not info.trusted:
         return Server(remote=client.remote, info=info)
     known = client.projects()
-    seen = [project for project in projects if project in known]
+    seen = [project for project in known if projects is None or project in projects]
     return Server(
         remote=client.remote,
         info=info,

@@ -53,7 +53,8 @@ def carry_out(plan: Plan, *, yes: bool, as_json: bool, skip_refused: bool) -> No
     if not as_json:
         render.console.print(render.plan_table(plan))
     if not yes:
-        ask(f"Move {len(plan.moves)} of {len(plan.moves) + len(plan.refusals)} instances?")
+        verb = "Copy" if all(move.is_copy for move in plan.moves) else "Move"
+        ask(f"{verb} {len(plan.moves)} of {len(plan.moves) + len(plan.refusals)} instances?")
     with open_session(with_workers=True) as session:
         after = session.events.last(plan.id)
         submit(plan, session.jobs)

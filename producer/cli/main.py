@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from producer.cli import control, doctor, evacuate, janitor, move, plan, recover, remote, watch, worker
+from producer.cli import control, copy, doctor, evacuate, janitor, move, plan, recover, remote, watch, worker
 from producer.cli.exits import EXIT_STATUS
 
 
@@ -28,6 +28,7 @@ for command in (
     plan.run,
     evacuate.evacuate,
     move.move,
+    copy.copy,
     watch.status,
     watch.watch,
     watch.report,

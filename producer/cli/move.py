@@ -1,12 +1,10 @@
-"""``herder move SOURCE:INSTANCE TARGET:[NAME]`` moves one instance, with the words of `lxc move`."""
+"""``herder move SOURCE:INSTANCE... TARGET:[NAME]`` moves instances, with the words of `lxc move`; also in bulk."""
 
 from typing import Annotated
 
 import typer
 
-from common.domain.errors import InputError
-from common.domain.plan import AfterGrace, Request, Retire, Selection
-from common.lxd.remotes import split_name
+from common.domain.plan import AfterGrace, Request, Retire
 from producer.cli import flow, options
 from producer.cli.exits import reports_errors
 from producer.session import load_remotes
@@ -14,25 +12,20 @@ from producer.session import load_remotes
 
 @reports_errors
 def move(
-    instance: Annotated[
-        str, typer.Argument(metavar="[SOURCE:]INSTANCE", help="The default remote's if SOURCE is left out.")
-    ],
-    target: Annotated[str, typer.Argument(metavar="TARGET:[NAME]", help="The same name if left out.")],
-    config: Annotated[
-        list[str] | None, typer.Option("--config", "-c", metavar="KEY=VALUE", help="Set on the target.")
-    ] = None,
-    device: Annotated[
-        list[str] | None, typer.Option("--device", "-d", metavar="DEVICE,KEY=VALUE", help="Set on the target.")
-    ] = None,
-    profile: Annotated[list[str] | None, typer.Option("--profile", "-p", help="Profile on the target.")] = None,
-    no_profiles: Annotated[bool, typer.Option("--no-profiles", help="No profile on the target.")] = False,
-    storage: Annotated[str, typer.Option("--storage", "-s", help="Pool on the target.")] = "",
+    instances: options.Instances,
+    target: options.Target,
+    everything: options.All = False,
+    matching: options.Filter = "",
+    all_projects: options.AllProjects = False,
+    config: options.Config = None,
+    device: options.Device = None,
+    profile: options.Profile = None,
+    no_profiles: options.NoProfiles = False,
+    storage: options.Storage = "",
     instance_only: Annotated[bool, typer.Option("--instance-only", help="Without its snapshots (cold only).")] = False,
-    allow_inconsistent: Annotated[
-        bool, typer.Option("--allow-inconsistent", help="Do not freeze it while a dir pool is copied.")
-    ] = False,
-    mode: Annotated[options.ModeName, typer.Option("--mode", help="Who dials for the data.")] = options.ModeName.PULL,
-    stateless: Annotated[bool, typer.Option("--stateless", help="Accepted; herder never moves memory.")] = False,
+    allow_inconsistent: options.AllowInconsistent = False,
+    mode: options.ModeOption = options.ModeName.PULL,
+    stateless: options.Stateless = False,
     project: options.Project = None,
     target_project: options.TargetProject = "",
     method: options.MethodOption = None,
@@ -40,27 +33,27 @@ def move(
     grace: options.Grace = None,
     stop_then: options.StopThen = AfterGrace.FORCE,
     retire: options.RetireOption = Retire.STOP,
+    skip_refused: options.SkipRefused = False,
     yes: options.Yes = False,
     as_json: options.Json = False,
 ) -> None:
-    """Move one instance to another server; the source stays there, stopped, unless --retire delete."""
+    """Move instances to another server; each source stays there, stopped, unless --retire delete."""
     del stateless
     remotes = load_remotes()
-    source_remote, name = split_name(instance, remotes.default)
-    target_remote, new_name = split_name(target)
-    if not target_remote:
-        raise InputError(f"{target!r} names no server", hint="write TARGET:[NAME]; renaming in place is not a move")
-    if not name:
-        raise InputError(f"{instance!r} names no instance", hint="`herder evacuate` moves all instances of a server")
+    chosen = options.chosen(
+        instances,
+        target,
+        remotes,
+        everything=everything,
+        matching=matching,
+        project=project,
+        all_projects=all_projects,
+    )
     request = Request(
-        name=f"move {source_remote}:{name}",
-        select=Selection(
-            source=remotes.get(source_remote).name,
-            project=project or remotes.get(source_remote).project,
-            instances=(name,),
-        ),
-        targets=(remotes.get(target_remote).name,),
-        rename=new_name,
+        name=f"move {chosen.told}",
+        select=chosen.select,
+        targets=(chosen.target,),
+        rename=chosen.rename,
         target_project=target_project,
         policy=options.policy(
             method=method, downtime=downtime, grace=grace, stop_then=stop_then, retire=retire, mode=mode
@@ -75,4 +68,4 @@ def move(
             allow_inconsistent=allow_inconsistent,
         ),
     )
-    flow.carry_out(flow.plan_for(request, remotes), yes=yes, as_json=as_json, skip_refused=False)
+    flow.carry_out(flow.plan_for(request, remotes), yes=yes, as_json=as_json, skip_refused=skip_refused)

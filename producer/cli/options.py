@@ -1,5 +1,6 @@
 """Options that several verbs share, and the Request that they amount to."""
 
+from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated
@@ -11,13 +12,29 @@ from common.domain.plan import AfterGrace, Limits, Method, Mode, Overrides, Poli
 from common.domain.units import parse_duration
 from common.lxd.remotes import Remotes, split_name
 
+
+class ModeName(StrEnum):
+    """The words of `lxc move --mode`."""
+
+    PULL = "pull"
+    PUSH = "push"
+    RELAY = "relay"
+
+
+class MoveMethod(StrEnum):
+    """The methods that move an instance."""
+
+    WARM = Method.WARM.value
+    COLD = Method.COLD.value
+
+
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON on standard output.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 To = Annotated[list[str], typer.Option("--to", help="Target server; may be given several times.", metavar="TARGET:")]
 Project = Annotated[str | None, typer.Option("--project", help="Project on the source; the remote's own if left out.")]
 TargetProject = Annotated[str, typer.Option("--target-project", help="Project on the target; the same if left out.")]
 MethodOption = Annotated[
-    Method | None, typer.Option("--method", help="warm keeps it running while it is copied; cold stops it first.")
+    MoveMethod | None, typer.Option("--method", help="warm keeps it running while it is copied; cold stops it first.")
 ]
 Downtime = Annotated[str, typer.Option("--downtime", help="Cut over once a pass takes no longer than this.")]
 Grace = Annotated[
@@ -31,6 +48,32 @@ RetireOption = Annotated[
     Retire,
     typer.Option("--retire", help="stop keeps the source, unable to start; delete removes it. After verification."),
 ]
+Instances = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="[SOURCE:]INSTANCE...",
+        help="The default remote's if SOURCE is left out; SOURCE: alone with --all or --filter.",
+    ),
+]
+Target = Annotated[str, typer.Argument(metavar="TARGET:[NAME]", help="The same name if left out.")]
+All = Annotated[bool, typer.Option("--all", help="All instances of the source's project.")]
+Filter = Annotated[
+    str,
+    typer.Option("--filter", metavar="FILTER", help="Those that LXD's filter lets through, as the source reads it."),
+]
+AllProjects = Annotated[bool, typer.Option("--all-projects", help="With --all or --filter: those of every project.")]
+Config = Annotated[list[str] | None, typer.Option("--config", "-c", metavar="KEY=VALUE", help="Set on the target.")]
+Device = Annotated[
+    list[str] | None, typer.Option("--device", "-d", metavar="DEVICE,KEY=VALUE", help="Set on the target.")
+]
+Profile = Annotated[list[str] | None, typer.Option("--profile", "-p", help="Profile on the target.")]
+NoProfiles = Annotated[bool, typer.Option("--no-profiles", help="No profile on the target.")]
+Storage = Annotated[str, typer.Option("--storage", "-s", help="Pool on the target.")]
+AllowInconsistent = Annotated[
+    bool, typer.Option("--allow-inconsistent", help="Do not freeze it while a dir pool is copied.")
+]
+Stateless = Annotated[bool, typer.Option("--stateless", help="Accepted; herder never moves memory.")]
+ModeOption = Annotated[ModeName, typer.Option("--mode", help="Who dials for the data.")]
 PerServer = Annotated[
     int, typer.Option("--transfers", min=1, help="How many transfers a server serves at the same time.")
 ]
@@ -40,20 +83,61 @@ SkipRefused = Annotated[
 ]
 
 
-class ModeName(StrEnum):
-    """The words of `lxc move --mode`."""
-
-    PULL = "pull"
-    PUSH = "push"
-    RELAY = "relay"
-
-
 def remote_of(text: str, remotes: Remotes) -> str:
     """``s1:`` or ``s1`` as a remote that exists. Raises InputError for an instance where a server is meant."""
     remote, instance = split_name(text if ":" in text else f"{text}:")
     if instance:
         raise InputError(f"{text!r} names an instance; a server is written {remote}:")
     return remotes.get(remote).name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """Which instances go where: ``told`` in words, ``rename`` the new name of a single one."""
+
+    select: Selection
+    target: str
+    rename: str
+    told: str
+
+
+def chosen(
+    instances: list[str],
+    target: str,
+    remotes: Remotes,
+    *,
+    everything: bool,
+    matching: str,
+    project: str | None,
+    all_projects: bool,
+) -> Chosen:
+    """What INSTANCE..., TARGET:[NAME], --all, --filter and the projects amount to. Raises InputError."""
+    split = [split_name(instance, remotes.default) for instance in instances]
+    sources = list(dict.fromkeys(remotes.get(remote).name for remote, _ in split))
+    names = tuple(dict.fromkeys(name for _, name in split if name))
+    target_remote, rename = split_name(target)
+    is_bulk = everything or bool(matching)
+    if not target_remote:
+        raise InputError(f"{target!r} names no server", hint="write TARGET:[NAME]; in place there is `lxc`")
+    if len(sources) > 1:
+        raise InputError(f"{' and '.join(sources)} are two sources", hint="one command for each source")
+    if is_bulk and names:
+        raise InputError("names and --all or --filter exclude each other", hint=f"write {sources[0]}: alone")
+    if not is_bulk and (not names or len(names) < len(split)):
+        bare = next(text for text, (_, name) in zip(instances, split, strict=True) if not name)
+        raise InputError(f"{bare!r} names no instance", hint="--all takes all of it, --filter some")
+    if all_projects and (names or project):
+        raise InputError("--all-projects goes with --all or --filter, without --project")
+    source = remotes.get(sources[0])
+    select = Selection(
+        source=source.name,
+        project=project or source.project,
+        instances=names,
+        filter=matching,
+        all_projects=all_projects,
+    )
+    told = f"{source.name}:{','.join(names)}" + (f" where {matching}" if matching else "")
+    return Chosen(select=select, target=remotes.get(target_remote).name, rename=rename, told=told)
 
 
 def duration(text: str, option: str) -> timedelta:
@@ -65,11 +149,17 @@ def duration(text: str, option: str) -> timedelta:
 
 
 def policy(
-    *, method: Method | None, downtime: str, grace: str | None, stop_then: AfterGrace, retire: Retire, mode: ModeName
+    *,
+    method: MoveMethod | None,
+    downtime: str,
+    grace: str | None,
+    stop_then: AfterGrace,
+    retire: Retire,
+    mode: ModeName,
 ) -> Policy:
     """The policy that these options ask for."""
     return Policy(
-        method=method,
+        method=Method(method.value) if method else None,
         downtime=duration(downtime, "--downtime"),
         grace=duration(grace, "--grace") if grace else None,
         after_grace=stop_then,
@@ -109,8 +199,9 @@ def overrides(
     no_profiles: bool,
     instance_only: bool,
     allow_inconsistent: bool,
+    ephemeral: bool = False,
 ) -> Overrides:
-    """The overrides that the options of `lxc move` ask for. Raises InputError."""
+    """The overrides that the options of `lxc move` and `lxc copy` ask for. Raises InputError."""
     if no_profiles and profile:
         raise InputError("--no-profiles and --profile exclude each other")
     chosen = () if no_profiles else tuple(profile) if profile else None
@@ -121,6 +212,7 @@ def overrides(
         storage=storage,
         instance_only=instance_only,
         allow_inconsistent=allow_inconsistent,
+        ephemeral=ephemeral,
     )
 
 

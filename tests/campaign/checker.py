@@ -11,6 +11,7 @@ from tests.simulator.model import Instance
 
 GUARD = "herder-guard"
 MARK = "user.herder."
+COPY_OF = "user.herder-copy-of"
 _TRANSIENT = ("volatile.", MARK)
 
 
@@ -32,8 +33,9 @@ class Ending:
     """How the job of an instance ended.
 
     ``state`` is ``done``, ``cancelled``, ``parked`` or, if Redis has lost the job, ``forgotten``.
-    ``back``: it was brought back from its target. ``may_forget_wrecks``: Redis has lost records, and with them the
-    names of wrecks that were set aside; they still tell by themselves what they are.
+    ``is_copy``: the source goes on as it was, and the target has another instance, stopped. ``back``: it was brought
+    back from its target. ``may_forget_wrecks``: Redis has lost records, and with them the names of wrecks that were set
+    aside; they still tell by themselves what they are.
     """
 
     instance: str
@@ -41,6 +43,7 @@ class Ending:
     source: str
     target: str
     keeps_source: bool
+    is_copy: bool = False
     back: bool = False
     why: str = ""
     hint: str = ""
@@ -79,9 +82,15 @@ def check(fleet: Fleet, were: Mapping[str, Before], endings: Iterable[Ending]) -
     """What is wrong, in words; empty if all is well."""
     known = {ending.instance: ending for ending in endings}
     back = {name for name, ending in known.items() if ending.back}
-    found = check_history(fleet.history(), were, back)
+    copies = {(ending.target, name) for name, ending in known.items() if ending.is_copy}
+    history = fleet.history()
+    found = check_history([e for e in history if (e.server, e.instance) not in copies], were, back)
+    found += _check_copies_history(history, copies)
     for was in were.values():
-        found += _check_end(fleet, was, known.get(was.name))
+        ending = known.get(was.name)
+        if ending is not None and ending.is_copy:
+            found += _check_copy(fleet, was, ending)
+        found += _check_end(fleet, was, ending)
     return found + _check_leftovers(fleet, were, known)
 
 
@@ -104,6 +113,34 @@ def check_history(history: Iterable[Entry], were: Mapping[str, Before], back: se
         if entry.kind == "started" and first.pop(name, False):
             continue  # it was there from the beginning
         found += _live(life, entry, name, is_back=name in back)
+    return found
+
+
+def _check_copies_history(history: Iterable[Entry], copies: set[tuple[str, str]]) -> list[str]:
+    """A copy never runs: whoever wants it to will start it when herder is done."""
+    started = [entry for entry in history if entry.kind == "started" and (entry.server, entry.instance) in copies]
+    return [f"the copy of {entry.instance} was started on {entry.server}, at {entry.at:.2f} s" for entry in started]
+
+
+def _check_copy(fleet: Fleet, was: Before, ending: Ending) -> list[str]:
+    """Done, it is there, whole, free and stopped; cancelled, nothing of it is."""
+    copy = fleet.servers[ending.target].instances.get(("default", was.name))
+    if copy is None:
+        return [f"the copy of {was.name} is not there"] if ending.state == "done" else []
+    told = _told(fleet, ending.target, copy)
+    if ending.state == "cancelled":
+        return [f"the cancelled copy of {was.name} is there: {told}"]
+    if ending.state == "parked":
+        return []
+    found = []
+    if copy.is_alive or copy.data is None or copy.data.torn.startswith("+"):
+        found.append(f"the copy of {was.name} is {told}")
+    config = {key: value for key, value in _own(copy.config).items() if key != COPY_OF}
+    if config != was.config or COPY_OF not in copy.config:
+        found.append(f"the copy of {was.name} has config {_own(copy.config)}, not {was.config}")
+    snapshots = {s.name: s.data.token if s.data else "phantom" for s in copy.snapshots.values()}
+    if snapshots != was.snapshots:
+        found.append(f"the copy of {was.name} has snapshots {snapshots}, not {was.snapshots}")
     return found
 
 
@@ -147,7 +184,9 @@ def _check_end(fleet: Fleet, was: Before, ending: Ending | None) -> list[str]:
     if ending is not None and ending.state == "parked" and (not ending.why or not ending.hint):
         return [f"{was.name} is parked without a reason or a hint: {ending.why!r}, {ending.hint!r}"]
     sides = {
-        s.name: s.instances["default", was.name] for s in fleet.servers.values() if ("default", was.name) in s.instances
+        s.name: s.instances["default", was.name]
+        for s in fleet.servers.values()
+        if ("default", was.name) in s.instances and not (ending and ending.is_copy and s.name == ending.target)
     }
     live = {name: each for name, each in sides.items() if not _is_guarded(fleet, name, each) and each.data is not None}
     if ending is not None and ending.state not in ("done", "cancelled", "parked", "forgotten"):
@@ -158,7 +197,7 @@ def _check_end(fleet: Fleet, was: Before, ending: Ending | None) -> list[str]:
     ((where, instance),) = live.items()
     found = []
     if ending is not None and ending.state in ("done", "cancelled"):
-        home = ending.target if ending.state == "done" else ending.source
+        home = ending.target if ending.state == "done" and not ending.is_copy else ending.source
         if where != home:
             found.append(f"{was.name} is {ending.state}, and on {where} instead of {home}")
     if instance.is_alive is not was.ran or instance.status == "Frozen":
@@ -210,7 +249,7 @@ def _may_stay(ending: Ending, server: str) -> bool:
         return ending.keeps_source
     if ending.back:
         return server == ending.target
-    return ending.state == "done" and ending.keeps_source and server == ending.source
+    return ending.state == "done" and ending.keeps_source and not ending.is_copy and server == ending.source
 
 
 def _is_guarded(fleet: Fleet, server: str, instance: Instance) -> bool:

@@ -34,9 +34,13 @@ class Machine:
     after_grace: AfterGrace
 
     @property
+    def is_copied(self) -> bool:
+        return self.method is Method.COPY
+
+    @property
     def policy(self) -> Policy:
         return Policy(
-            method=self.method if self.runs else None,
+            method=self.method if self.runs or self.is_copied else None,
             grace=timedelta(seconds=5),
             after_grace=self.after_grace,
             retire=self.retire,
@@ -143,6 +147,8 @@ def draw(seed: int) -> Scenario:
 def _machine(dice: random.Random, name: str, servers: tuple[str, ...]) -> Machine:
     source, target = dice.sample(servers, 2)
     runs = dice.random() < 0.8
+    method = dice.choice([None, None, Method.WARM, Method.COLD, Method.COPY])
+    is_copied = method is Method.COPY
     guest = Guest(
         writes_per_second=dice.choice([0.0, 2.0, 20.0]),
         stops_in=dice.choice([0.13, 0.13, 0.6, 2.5, None]),
@@ -156,9 +162,9 @@ def _machine(dice: random.Random, name: str, servers: tuple[str, ...]) -> Machin
         mib=dice.choice([1, 20, 60, 200]),
         guest=guest,
         snapshots=dice.choice([0, 0, 1, 2]),
-        # A stopped one that starts with its daemon would not be stopped at the end.
-        autostart=dice.choice(["", "", "true", "false"]) if runs else "",
-        method=dice.choice([None, None, Method.WARM, Method.COLD]),
+        # One that starts with its daemon would not be stopped at the end; nor would its copy.
+        autostart=dice.choice(["", "", "true", "false"]) if runs and not is_copied else "",
+        method=method,
         retire=dice.choice([Retire.STOP, Retire.STOP, Retire.DELETE]),
         after_grace=dice.choice([AfterGrace.FORCE, AfterGrace.FORCE, AfterGrace.GIVE_BACK]),
     )

@@ -151,6 +151,7 @@ class Person:
             source=machine.source,
             target=machine.target,
             keeps_source=machine.retire is Retire.STOP,
+            is_copy=machine.is_copied,
         )
         submit(plan, self._world.store)
 
@@ -260,6 +261,7 @@ def _ending(job: Job) -> Ending:
         source=job.move.source,
         target=job.move.target,
         keeps_source=job.move.policy.retire is Retire.STOP,
+        is_copy=job.move.is_copy,
         back=job.itinerary == BRING_BACK.name,
         why=job.error.message if job.error else "",
         hint=job.error.hint if job.error else "",

@@ -33,7 +33,7 @@ def test_generated_tables_are_up_to_date(page: Path) -> None:
     assert page.read_text() == generate.filled(page)
 
 
-@pytest.mark.parametrize("written", ["--config KEY=VALUE", "-y", "--to TARGET:", "--no-wait", "[SOURCE:]INSTANCE"])
+@pytest.mark.parametrize("written", ["--config KEY=VALUE", "-y", "--to TARGET:", "--no-wait", "[SOURCE:]INSTANCE..."])
 def test_the_generator_sees_what_a_person_sees_in_the_help(written: str) -> None:
     """A generator that read the command group wrongly would leave the same gap in the page and in the test."""
     assert f"`{written}`" in generate.commands()

@@ -11,7 +11,7 @@ from datetime import timedelta
 import pytest
 
 from common.domain.errors import ServerUnreachable, StopRefused
-from common.domain.itinerary import COLD, GIVE_BACK, UNDO, WARM, Itinerary
+from common.domain.itinerary import COLD, COPY, GIVE_BACK, UNDO, WARM, Itinerary
 from common.domain.job import GIVE_BACK_AFTER, Outcome, State
 from common.domain.plan import Method
 from producer import control
@@ -74,6 +74,7 @@ UP_TO_HAND_OVER = names(WARM)[: WARM.index("hand_over") + 1]
 WAYS = [
     Way("warm", Method.WARM, names(WARM), State.DONE),
     Way("cold", Method.COLD, names(COLD), State.DONE),
+    Way("copy", Method.COPY, names(COPY), State.DONE),
     Way("cancelled", Method.WARM, UP_TO_FINAL_PASS + names(UNDO), State.CANCELLED, "final_pass", cancel),
     Way("refused", Method.WARM, UP_TO_HAND_OVER + names(GIVE_BACK), State.PARKED, "hand_over", refuse),
     Way(

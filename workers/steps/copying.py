@@ -6,6 +6,7 @@ finished one from its first moment.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -23,14 +24,15 @@ from common.domain.errors import (
     VerificationFailed,
 )
 from common.domain.fleet import ServerInfo
-from common.domain.instance import GUARD_DEVICE, Instance, is_root_disk
+from common.domain.instance import COPY_OF, GUARD_DEVICE, Instance, is_root_disk
 from common.domain.job import Outcome, Pass
 from common.domain.operation import Operation, OperationRef
+from common.domain.plan import identity_of
 from common.lxd.migration import Transfer, receive_body, reserve_body
 from workers.steps.context import LOOK_AGAIN, Context
 from workers.steps.copies import find_operation, free_name, remove_copy
 from workers.steps.guard import GUARD
-from workers.steps.marks import mark, marked, snapshot_name, wanted
+from workers.steps.marks import mark, marked, snapshot_name, uuid_of_copy, wanted
 
 #: LXD 5.0.2 on btrfs tells snapshots apart by the subvolume they were received from. Those that came to the source
 #: with an earlier move count as missing on the target, and the stream then has no parent.
@@ -80,7 +82,7 @@ def run_pass(ctx: Context, kind: str) -> Outcome | Pass:
     if settled is not None:
         return settled
     source = marked(ctx, ctx.source_instance())
-    waiting = _thaw(ctx, source) or _snapshot(ctx, kind, source)
+    waiting = thaw(ctx, source) or _snapshot(ctx, kind, source)
     if waiting is not None:
         return waiting
     begun = _begin(ctx, kind, source, found)
@@ -105,9 +107,9 @@ def _has_snapshot(ctx: Context) -> bool:
 def _snapshot(ctx: Context, kind: str, source: Instance) -> Outcome | None:
     """Only where pools send deltas: there only a new snapshot makes a refresh one; elsewhere it would be a full copy.
 
-    A stopped instance that is sent whole is its own snapshot.
+    A stopped instance that is sent whole is its own snapshot, and so is one of which no refresh follows.
     """
-    if not ctx.job.facts.get("deltas") or (kind == "full" and source.is_stopped):
+    if not ctx.job.facts.get("deltas") or (kind == "full" and (source.is_stopped or ctx.move.is_copy)):
         return None
     if ctx.job.evidence.get("snapped"):
         return None
@@ -141,10 +143,19 @@ def _create_snapshot(ctx: Context, name: str) -> OperationRef:
     return ctx.on_source(begun)
 
 
-def _thaw(ctx: Context, source: Instance) -> Outcome | None:
+def thaw(ctx: Context, source: Instance) -> Outcome | None:
     """A source daemon that died while it had frozen the instance for a pass leaves it frozen."""
     if source.status != "Frozen":
         return None
+    busy = find_operation(ctx.source.operations(project=ctx.move.project), ctx.move.instance)
+    if ctx.move.is_copy and busy is not None:
+        # Another copy of it is under way, which needs it frozen.
+        return Outcome.wait(
+            f"the end of '{busy.description}' on {ctx.move.source}",
+            retry_in=LOOK_AGAIN,
+            operations=(ctx.on_source(busy.id),),
+            evidence=dict(ctx.job.evidence),
+        )
     ended = ctx.settle(
         "thaw",
         lambda: ctx.on_source(ctx.source.unfreeze(ctx.move.instance, project=ctx.move.project)),
@@ -160,10 +171,13 @@ def _is_inconsistent_allowed(ctx: Context, instance: Instance) -> bool:
     """Whether the source may go on while its files are read.
 
     Without it, LXD freezes a running container on a dir pool for the whole pass. The final pass makes up for it; but a
-    guest that keeps deleting files breaks such passes, and then it has to be frozen after all.
+    guest that keeps deleting files breaks such passes, and then it has to be frozen after all. After the only pass of
+    a copy nothing is made up for.
     """
     if ctx.move.overrides.allow_inconsistent:
         return True
+    if ctx.move.is_copy:
+        return False
     return instance.is_running and not ctx.job.facts.get("deltas") and not ctx.job.facts.get("must_freeze")
 
 
@@ -181,6 +195,9 @@ def _begin(ctx: Context, kind: str, instance: Instance, copy: Instance | None) -
         }
     )
     inconsistent = _is_inconsistent_allowed(ctx, instance)
+    if ctx.move.is_copy:
+        there = ctx.source.snapshots(ctx.move.instance, project=ctx.move.project)
+        ctx.note(snapshots=[snapshot.name for snapshot in there])
     ctx.confirm_fence()
     offer = ctx.source.offer(
         ctx.move.instance,
@@ -192,7 +209,7 @@ def _begin(ctx: Context, kind: str, instance: Instance, copy: Instance | None) -
         ctx.confirm_fence()
         receiving = ctx.target.receive(
             receive_body(
-                instance,
+                replace(instance, ephemeral=ctx.move.overrides.ephemeral) if ctx.move.is_copy else instance,
                 name=ctx.move.name,
                 config=_copy_config(ctx, instance),
                 devices={**ctx.wanted_devices(instance), GUARD_DEVICE: GUARD},
@@ -249,7 +266,7 @@ def _source_address(ctx: Context, info: ServerInfo) -> str:
 
 
 def _copy_config(ctx: Context, instance: Instance) -> dict[str, str]:
-    config = {**instance.own_config, **instance.identity, **ctx.move.overrides.config}
+    config = {**instance.own_config, **_identity(ctx, instance), **ctx.move.overrides.config}
     config.pop("security.protection.delete", None)
     return config | {
         "boot.autostart": "false",
@@ -258,9 +275,17 @@ def _copy_config(ctx: Context, instance: Instance) -> dict[str, str]:
         mark("state"): "receiving",
         mark("pass"): str(_number(ctx)),
         mark("source"): f"{ctx.move.source}:{ctx.move.instance}",
-        mark("memo"): instance.marks.get("memo", ""),
+        mark("memo"): ctx.memo(ctx.job) if ctx.move.is_copy else instance.marks.get("memo", ""),
         **wanted(_original(ctx, instance)),
     }
+
+
+def _identity(ctx: Context, instance: Instance) -> Mapping[str, str]:
+    """What makes a moved instance the same machine; a copy is another one, of the same image, as with `lxc copy`."""
+    if not ctx.move.is_copy:
+        return instance.identity
+    kept = {key: value for key, value in instance.identity.items() if key == "volatile.base_image"}
+    return {**kept, "volatile.uuid": uuid_of_copy(ctx.job), COPY_OF: identity_of(instance)}
 
 
 def _original(ctx: Context, instance: Instance) -> dict[str, str]:

@@ -23,7 +23,7 @@ from common.domain.errors import (
     TransferFailed,
     VerificationFailed,
 )
-from common.domain.instance import Instance
+from common.domain.instance import Devices, Instance
 from common.domain.job import Outcome
 from common.domain.operation import Operation
 from common.domain.plan import AfterGrace, Method, identity_of
@@ -231,20 +231,22 @@ def _committed_copy(ctx: Context) -> Instance | None:
 
 
 def _release_target(ctx: Context, copy: Instance) -> Outcome | None:
+    """Raises IdentityMismatch if the source could start."""
     source = ctx.source_instance()
     if not source.is_stopped or not source.is_guarded:
         raise IdentityMismatch(
             f"{ctx.move.source}:{source.name} is not stopped and guarded although it was handed over",
             hint="somebody changed it; decide which side shall run, and stop the other",
         )
+    # Not the devices that it has: Incus gives every copy a root disk of its own, also where a profile has one.
+    return free_target(ctx, copy, "handed-over", devices=ctx.wanted_devices(source))
+
+
+def free_target(ctx: Context, copy: Instance, state: str, *, devices: Devices) -> Outcome | None:
+    """Leave the copy these devices, no guard among them, its own autostart, and this state; None when done."""
 
     def put() -> str:
-        return ctx.target.replace(
-            copy,
-            config={**restored(copy), mark("state"): "handed-over"},
-            # Not what it has: Incus gives every copy a root disk of its own, also where a profile has one.
-            devices=ctx.wanted_devices(source),
-        )
+        return ctx.target.replace(copy, config={**restored(copy), mark("state"): state}, devices=devices)
 
     try:
         ended = ctx.settle(
@@ -304,7 +306,7 @@ def compare(ctx: Context, source: Instance, copy: Instance) -> list[str]:
     ]
     if ctx.job.facts.get("was_running") and not copy.is_running:
         found.append(f"its status is {copy.status}")
-    return found + _missing_snapshots(ctx)
+    return found + missing_snapshots(ctx)
 
 
 def _wanted_addresses(ctx: Context, source: Instance) -> dict[str, str]:
@@ -313,7 +315,8 @@ def _wanted_addresses(ctx: Context, source: Instance) -> dict[str, str]:
     return {**source.addresses, **asked}
 
 
-def _missing_snapshots(ctx: Context) -> list[str]:
+def missing_snapshots(ctx: Context) -> list[str]:
+    """A sentence for each snapshot that the source has and the target has not; herder's own do not count."""
     if ctx.move.overrides.instance_only:
         return []
     on_source = {s.name for s in ctx.source.snapshots(ctx.move.instance, project=ctx.move.project)}

@@ -18,7 +18,7 @@ from common.domain.instance import GUARD_DEVICE, Instance, guard_profile
 from common.domain.plan import identity_of
 from common.lxd.client import LxdClient
 from workers.steps.context import Context, soon_again
-from workers.steps.marks import mark, marked
+from workers.steps.marks import mark, marked, uuid_of_copy
 
 GUARD = {"type": "unix-char", "source": "/dev/herder-guard", "path": "/dev/herder-guard", "required": "true"}
 
@@ -47,12 +47,19 @@ def guard_source(ctx: Context) -> None:
 
 def was_handed_over(ctx: Context) -> bool:
     """Whether the commit point lies behind us although the record is older: a Redis may have lost its last second."""
+    if ctx.move.is_copy:
+        return is_released(ctx, ctx.target_instance())
     try:
         source = ctx.source_instance()
     except NotFound:
         there = ctx.target_instance()
         return there is not None and not there.is_guarded and identity_of(there) == ctx.move.identity
     return source.is_handed_over and source.marks.get("job") == ctx.job.id
+
+
+def is_released(ctx: Context, copy: Instance | None) -> bool:
+    """Whether this is the copy of this job as an instance of its own; its uuid tells when its marks are gone."""
+    return copy is not None and not copy.is_guarded and copy.config.get("volatile.uuid") == uuid_of_copy(ctx.job)
 
 
 def seal_guard(ctx: Context, check: Callable[[], str]) -> None:

@@ -1,5 +1,7 @@
 """What herder writes on instances (``user.herder.*``)."""
 
+import uuid
+
 from common.domain.errors import IdentityMismatch
 from common.domain.instance import MARK_PREFIX, Config, Instance, guard_profile
 from common.domain.job import Job
@@ -14,6 +16,11 @@ _OVERRIDDEN = {"boot.autostart": "autostart", "security.protection.delete": "pro
 def mark(name: str) -> str:
     """The config key of a mark."""
     return MARK_PREFIX + name
+
+
+def uuid_of_copy(job: Job) -> str:
+    """The uuid of the instance that a copy becomes: known beforehand, so that it is found again without marks."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"herder:{job.id}"))
 
 
 def snapshot_name(job: Job, number: int) -> str:
@@ -48,8 +55,10 @@ def marked(ctx: Context, source: Instance) -> Instance:
     """The source with the marks of this job, which it has from preflight on.
 
     A cancel takes them off; if Redis loses that it was cancelled, the job goes on without. Raises IdentityMismatch if
-    it is another job's by now.
+    it is another job's by now. The source of a copy is left as it is.
     """
+    if ctx.move.is_copy:
+        return source
     holder = source.marks.get("job")
     if holder == ctx.job.id:
         return source

@@ -28,7 +28,7 @@ def check_source(ctx: Context) -> Outcome:
 
 
 def check_target(ctx: Context) -> Outcome:
-    """Everything the instance needs is on the target; then the source is marked as ours."""
+    """Everything the instance needs is on the target; then the source is marked as ours, unless it is copied."""
     instance = _source(ctx)
     if instance is None:
         return Outcome.completed()
@@ -37,7 +37,7 @@ def check_target(ctx: Context) -> Outcome:
     if not is_handed_over:
         _refuse_if_unfit(ctx, instance, target)
     ctx.note(**_about_the_target(ctx, instance, target))
-    if not is_handed_over:
+    if not is_handed_over and not ctx.move.is_copy:
         mark_source(ctx, instance)
     return Outcome.completed()
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 
 from common.domain.job import Outcome
-from workers.steps import bring_back, cleanup, cutover, preflight, transfer, undo
+from workers.steps import bring_back, cleanup, cutover, independence, preflight, transfer, undo
 from workers.steps.context import Context
 from workers.steps.guard import was_handed_over
 
@@ -33,6 +33,8 @@ STEPS: Mapping[str, StepFunction] = {
         cutover.hand_over,
         cutover.start_target,
         cutover.verify_target,
+        _unless_handed_over(independence.verify_copy),
+        independence.release_copy,
         cleanup.retire_source,
         cleanup.drop_snapshots,
         undo.cancel_pass,

@@ -6,9 +6,11 @@ from datetime import datetime, timedelta
 from common.domain.errors import IdentityMismatch, NotFound, ServerUnreachable, TransferFailed
 from common.domain.instance import Instance
 from common.domain.job import Outcome
+from common.domain.operation import Operation
 from workers.steps.cleanup import drop_own_snapshots
 from workers.steps.context import Context
 from workers.steps.copies import find_operation, remove_copy
+from workers.steps.copying import thaw
 from workers.steps.guard import remove_guard_profiles, unguard_source, was_handed_over
 from workers.steps.marks import unmarked
 from workers.steps.preflight import learned
@@ -22,11 +24,7 @@ def cancel_pass(ctx: Context) -> Outcome:
     A refresh gets a while to end by itself: LXD 5.0.2 forgets the snapshot, but not the snapshot's volume, of one that
     is cancelled between the two, and then cannot delete the copy any more.
     """
-    try:
-        operations = ctx.source.operations(project=ctx.move.project)
-    except NotFound:
-        return Outcome.completed()
-    running = find_operation(operations, ctx.move.instance)
+    running = _under_way(ctx)
     if running is None:
         return Outcome.completed()
     since = ctx.job.evidence.get("cancels_since", ctx.now().isoformat())
@@ -42,12 +40,25 @@ def cancel_pass(ctx: Context) -> Outcome:
     )
 
 
+def _under_way(ctx: Context) -> Operation | None:
+    """The transfer. Of a source that is copied there may be others, of which only its record tells ours."""
+    if ctx.move.is_copy:
+        offer = ctx.source.operation(ctx.job.evidence["offer"]) if "offer" in ctx.job.evidence else None
+        return offer if offer is not None and not offer.is_finished else None
+    try:
+        return find_operation(ctx.source.operations(project=ctx.move.project), ctx.move.instance)
+    except NotFound:
+        return None
+
+
 def restart_source(ctx: Context) -> Outcome:
-    """Take the guard off the source, and start it if it ran before."""
+    """Take the guard off the source, and start it if it ran before; one that is copied is only never left frozen."""
     try:
         source = ctx.source_instance()
     except NotFound:
         return Outcome.completed()
+    if ctx.move.is_copy:
+        return thaw(ctx, source) or Outcome.completed()
     if source.marks.get("job") != ctx.job.id or source.is_handed_over:
         # Handed over, and Redis has lost that: the way forward finds its steps done.
         return Outcome.completed()

@@ -45,15 +45,15 @@ def everything_that_can_happen(job: Job) -> Iterator[tuple[str, Job]]:
                 yield "taken to be cancelled", job.taken(NOW)
         case State.PARKED:
             yield "retried", job.retried()
-            if job.is_committed:
-                yield "brought back", job.brought_back()
-            else:
+            if not job.is_committed:
                 yield "cancelled", job.cancelled()
+            elif not job.move.is_copy:
+                yield "brought back", job.brought_back()
         case State.CANCELLED:
             yield "retried", job.retried()
         case State.RUNNING:
             yield from _in_the_hands_of_a_worker(job)
-        case State.DONE:
+        case State.DONE if not job.move.is_copy:
             yield "brought back", job.brought_back()
 
 

@@ -419,3 +419,42 @@ def test_without_its_snapshots_an_instance_can_go_where_they_are_not_known() -> 
     source = a_server("s1", info=a_server_info("s1", extensions=WITH_GENERATION, product="incus"))
     move = a_move(method=Method.COLD, overrides=Overrides(instance_only=True))
     assert all_findings(source=source, move=move) == ()
+
+
+def copied(**overrides: Any) -> Move:
+    """The copy of ``web1`` with these overrides."""
+    return a_move(method=Method.COPY, overrides=Overrides(**overrides))
+
+
+def on_dir() -> Server:
+    """A source whose pool is a dir one."""
+    return a_server("s1", pools={"default": Pool(name="default", driver="dir", total=GIB, used=0)})
+
+
+@pytest.mark.parametrize(
+    ("status", "overrides", "codes"),
+    [("Running", {}, ["freezes"]), ("Running", {"allow_inconsistent": True}, []), ("Stopped", {}, [])],
+)
+def test_who_copies_from_a_dir_pool_is_told_that_lxd_freezes_the_source(
+    status: str, overrides: dict[str, Any], codes: list[str]
+) -> None:
+    """Only if it runs and may not go on; a move makes up for it, a copy does not. It is no refusal."""
+    instance = an_instance(status=status)
+    found = all_findings(instance, move=copied(**overrides), source=on_dir())
+    assert [(finding.code, finding.is_refusal) for finding in found] == [(code, False) for code in codes]
+    assert all_findings(instance, source=on_dir()) == ()
+
+
+def test_a_fixed_address_would_be_there_twice() -> None:
+    """It is a warning, as it may be meant; another address for the copy settles it."""
+    fixed = an_instance(devices={"eth0": {**NIC, "hwaddr": "00:16:3e:00:00:01"}})
+    assert [finding.code for finding in all_findings(fixed, move=copied())] == ["same_address"]
+    other = copied(devices={"eth0": {"hwaddr": "00:16:3e:00:00:02"}})
+    assert all_findings(fixed, move=other) == ()
+
+
+def test_what_a_move_would_cost_its_source_does_not_keep_it_from_being_copied() -> None:
+    """Nothing stops or deletes it."""
+    ephemeral = an_instance(ephemeral=True)
+    assert [finding.code for finding in all_findings(ephemeral)] == ["ephemeral"]
+    assert all_findings(ephemeral, move=copied()) == ()

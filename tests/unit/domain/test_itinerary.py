@@ -2,7 +2,19 @@
 
 import pytest
 
-from common.domain.itinerary import COLD, FORWARD, GIVE_BACK, ITINERARIES, RESUME_AT, UNDO, WARM, Itinerary, Phase, Slot
+from common.domain.itinerary import (
+    COLD,
+    COPY,
+    FORWARD,
+    GIVE_BACK,
+    ITINERARIES,
+    RESUME_AT,
+    UNDO,
+    WARM,
+    Itinerary,
+    Phase,
+    Slot,
+)
 from common.domain.plan import Method
 from common.messages import QUEUES
 from workers.steps.registry import STEPS
@@ -32,6 +44,14 @@ def test_itineraries_are_found_by_their_own_name() -> None:
 def test_a_way_forward_has_exactly_one_commit_point(itinerary: Itinerary) -> None:
     """It is hand_over: what follows starts the target, what precedes it can be undone."""
     assert [step.name for step in itinerary.steps if step.commit] == ["hand_over"]
+
+
+def test_a_copy_never_stops_its_source_and_can_be_taken_away_until_it_is_released() -> None:
+    """It is looked at before; after that it is its owner's."""
+    names = [step.name for step in COPY.steps]
+    assert [step.name for step in COPY.steps if step.commit] == ["release_copy"]
+    assert names.index("verify_copy") < names.index("release_copy")
+    assert not {"stop_source", "hand_over", "start_target", "retire_source"} & set(names)
 
 
 @pytest.mark.parametrize("itinerary", [UNDO, GIVE_BACK], ids=lambda itinerary: itinerary.name)

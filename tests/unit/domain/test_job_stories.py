@@ -196,7 +196,8 @@ def test_a_cancelled_job_that_finds_itself_handed_over_goes_forward(method: Meth
     """Redis had lost the hand-over: the target is the instance, and no record says otherwise any more."""
     back = replace(a_running_job("check_source", method=method).cancelled(), step="discard_copy")
     forward = back.with_outcome(Outcome.goes_forward(was_running=True), NOW)
-    assert (forward.itinerary, forward.step, forward.is_committed) == (method.value, "start_target", True)
+    following = "drop_snapshots" if method.is_copy else "start_target"
+    assert (forward.itinerary, forward.step, forward.is_committed) == (method.value, following, True)
     assert forward.facts["was_running"]
 
 
@@ -206,6 +207,12 @@ def test_after_the_commit_point_a_cancel_is_refused(step: str) -> None:
     for state in (State.RUNNING, State.WAITING, State.PARKED):
         with pytest.raises(ValueError, match="past its commit point"):
             a_job(step, state=state, error=an_error()).cancelled()
+
+
+def test_a_copy_cannot_be_brought_back() -> None:
+    """There is nothing to bring: the source is the instance that it always was."""
+    with pytest.raises(ValueError, match="its source has never stopped"):
+        a_job("drop_snapshots", method=Method.COPY, state=State.DONE).brought_back()
 
 
 def test_hand_over_itself_is_not_committed_yet() -> None:

@@ -1,5 +1,6 @@
 """Where a job stands, told by the servers alone."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -97,3 +98,14 @@ def test_marks_of_another_job_do_not_count() -> None:
     """The copy of somebody else's job is not ours to go on from."""
     others = copy(config={"user.herder.job": "p9-9"})
     assert at(Traces(source=source(), copy=others)) == ("warm", "check_source")
+
+
+def test_a_copy_is_looked_at_by_its_full_pass_until_it_is_released() -> None:
+    """Its source tells nothing: it was never marked."""
+    job = replace(noted(), move=replace(noted().move, method=Method.COPY))
+    untouched = an_instance("web1")
+    copied = [copy("receiving", 0), copy("complete", 0)]
+    assert [at(Traces(source=untouched, copy=each), job) for each in copied] == [("copy", "full_pass")] * 2
+    released = replace(copied[1], devices={}, expanded_devices={})
+    assert at(Traces(source=None, copy=released), job) == ("copy", "drop_snapshots")
+    assert continued(job, Traces(source=untouched, copy=None)) is None

@@ -116,7 +116,11 @@ MISTAKES = [
         "plan: x\nselect: {project: p}\ntargets: [s2]\n",
         "FILE:2:1: select.source: is missing",
     ),
-    ("a word that is not one of ours", SMALLEST + "method: lukewarm\n", "FILE:4:1: method: Input should be 'warm' or"),
+    (
+        "a word that is not one of ours",
+        SMALLEST + "method: lukewarm\n",
+        "FILE:4:1: method: Input should be 'warm', 'cold' or",
+    ),
     (
         "a duration that is none",
         SMALLEST + "limits:\n  per_source: 2\n  downtime: 5 parsecs\n",

@@ -219,3 +219,27 @@ def test_an_untrusted_source_is_not_asked_for_its_projects() -> None:
     """It tells nothing before it trusts us; the refusal says that."""
     source = Server(remote="s1", info=a_server_info("s1", trusted=False), projects=())
     assert select(source.instances, Selection(source="s1")) == ()
+
+
+def test_a_copy_is_a_copy_whether_its_source_runs_or_not() -> None:
+    """There is nothing to stop."""
+    request = a_request(policy=Policy(method=Method.COPY))
+    plan = plan_of(request, an_instance("runs"), an_instance("rests", status="Stopped"))
+    assert {move.instance: move.method for move in plan.moves} == {"runs": Method.COPY, "rests": Method.COPY}
+
+
+def test_a_filter_chooses_among_those_that_are_meant_otherwise() -> None:
+    """The source has evaluated it; the project and the patterns count too."""
+    fleet = replace(
+        a_fleet(a_server("s1", an_instance("a"), an_instance("b"), an_instance("c", project="shop")), a_server("s2")),
+        matching=frozenset({("default", "b"), ("shop", "c")}),
+    )
+    plan = make_plan(a_request(select=Selection(source="s1", filter="status eq Running")), fleet, plan_id="p1")
+    assert [move.instance for move in plan.moves] == ["b"]
+
+
+def test_all_projects_are_meant_if_it_says_so() -> None:
+    """Each instance is told with its project."""
+    instances = (an_instance("twin"), an_instance("twin", project="shop"))
+    found = select(instances, Selection(source="s1", all_projects=True))
+    assert {(each.project, each.name) for each in found} == {("default", "twin"), ("shop", "twin")}

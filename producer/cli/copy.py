@@ -1,0 +1,66 @@
+"""``herder copy SOURCE:INSTANCE... TARGET:[NAME]`` copies instances, with the words of `lxc copy`; also in bulk."""
+
+from typing import Annotated
+
+import typer
+
+from common.domain.plan import Method, Mode, Policy, Request
+from producer.cli import flow, options
+from producer.cli.exits import reports_errors
+from producer.session import load_remotes
+
+
+@reports_errors
+def copy(
+    instances: options.Instances,
+    target: options.Target,
+    everything: options.All = False,
+    matching: options.Filter = "",
+    all_projects: options.AllProjects = False,
+    config: options.Config = None,
+    device: options.Device = None,
+    profile: options.Profile = None,
+    no_profiles: options.NoProfiles = False,
+    storage: options.Storage = "",
+    ephemeral: Annotated[bool, typer.Option("--ephemeral", "-e", help="The copy is deleted when it stops.")] = False,
+    instance_only: Annotated[bool, typer.Option("--instance-only", help="Without its snapshots.")] = False,
+    allow_inconsistent: options.AllowInconsistent = False,
+    mode: options.ModeOption = options.ModeName.PULL,
+    stateless: options.Stateless = False,
+    project: options.Project = None,
+    target_project: options.TargetProject = "",
+    skip_refused: options.SkipRefused = False,
+    yes: options.Yes = False,
+    as_json: options.Json = False,
+) -> None:
+    """Copy instances to another server: new, independent ones, stopped. The sources go on as they are."""
+    del stateless
+    remotes = load_remotes()
+    chosen = options.chosen(
+        instances,
+        target,
+        remotes,
+        everything=everything,
+        matching=matching,
+        project=project,
+        all_projects=all_projects,
+    )
+    request = Request(
+        name=f"copy {chosen.told}",
+        select=chosen.select,
+        targets=(chosen.target,),
+        rename=chosen.rename,
+        target_project=target_project,
+        policy=Policy(method=Method.COPY, mode=Mode(mode.value)),
+        overrides=options.overrides(
+            config or [],
+            device or [],
+            profile,
+            storage,
+            no_profiles=no_profiles,
+            instance_only=instance_only,
+            allow_inconsistent=allow_inconsistent,
+            ephemeral=ephemeral,
+        ),
+    )
+    flow.carry_out(flow.plan_for(request, remotes), yes=yes, as_json=as_json, skip_refused=skip_refused)
