@@ -93,7 +93,8 @@ def _about_instance(instance: Instance, move: Move, own_job: str) -> Iterator[Fi
     elif holder and holder != own_job and instance.marks.get("state") != "retired":
         hint = f"`herder retry {holder}` or `herder cancel {holder}`"
         yield _refuse("claimed", f"it belongs to job {holder}", hint)
-    if instance.status not in ("Running", "Stopped"):
+    is_ours_frozen = instance.status == "Frozen" and holder == own_job and bool(holder)
+    if instance.status not in ("Running", "Stopped") and not is_ours_frozen:
         yield _refuse("status", f"its status is {instance.status}", "unfreeze, start or stop it first")
     if instance.is_virtual_machine:
         yield _refuse("virtual_machine", "it is a virtual machine", "stop it and move it with `lxc move` for now")

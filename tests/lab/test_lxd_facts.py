@@ -30,7 +30,7 @@ from common.domain.operation import Operation
 from common.lxd.client import LxdClient
 from common.lxd.events import progress
 from common.lxd.migration import reserve_body
-from tests.lab import CLUSTER, Lab
+from tests.lab import CLUSTER, Lab, host
 from tests.lab.host import wait_until
 from tests.lab.pulls import MIB, Pull, Site, done, finished, pull
 from tests.lab.wire import Wire
@@ -278,6 +278,23 @@ class TestShapeOfTheDesign:
         wreck = f"{NAME}-wreck"
         finished(s2.client, s2.client.rename(NAME, wreck))
         assert "Timed out waiting for migration connections" in finished(s2.client, waits).error
+        assert names(s2) == {wreck}
+        pull(s1, s2, NAME).succeed()
+
+    def test_a_copy_that_has_lost_its_volume_in_a_refresh_can_only_be_renamed(self, s1: Site, s2: Site) -> None:
+        """A refresh exchanges the volume at its end; a daemon that dies meanwhile leaves a directory in its place."""
+        s1.server.launch(NAME)
+        s1.snapshot(NAME, "s0")
+        pull(s1, s2, NAME).succeed()
+        volume = s2.root_of(NAME).parent
+        host.run("btrfs", "subvolume", "delete", str(volume))
+        volume.mkdir()
+        s1.snapshot(NAME, "s1")
+        _, refreshed_to = pull(s1, s2, NAME, refresh=True).ended()
+        assert "Could not get subvolume flags" in refreshed_to.error
+        s2.client.patch(NAME, config=RECEIVING)
+        wreck = f"{NAME}-wreck"
+        finished(s2.client, s2.client.rename(NAME, wreck))
         assert names(s2) == {wreck}
         pull(s1, s2, NAME).succeed()
 

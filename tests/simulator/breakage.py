@@ -23,6 +23,10 @@ ORPHAN = (
     '"Failed creating volume snapshot record: UNIQUE constraint failed: '
     'storage_volumes_snapshots.storage_volume_id, storage_volumes_snapshots.name"'
 )
+NO_SUBVOLUME = (
+    'Failed setting subvolume writable "/containers/{0}": Failed to run: btrfs property set -f -ts /containers/{0} '
+    "ro false: exit status 1 (ERROR: Could not get subvolume flags: Invalid argument)"
+)
 STILL_THERE = "Failed creating instance on target: Cannot create volume, already exists on migration target storage"
 NO_HEADER = "Failed closing BTRFS migration header frame: write: broken pipe"
 NO_INDEX = f"Failed reading migration index header: {CLOSED}"

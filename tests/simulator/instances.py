@@ -15,11 +15,6 @@ _BUSY = 'Failed to create instance {} operation: Instance is busy running a "{}"
 _CREATE, _RENAME, _DELETE, _PUT = 0.06, 0.03, 0.05, 0.018
 #: Bytes per second.
 _DELETE_RATE = 4 * 1024**3
-_UNDELETABLE = (
-    'Error deleting storage volume: Failed setting subvolume writable "/containers/{0}": Failed to run: '
-    "btrfs property set -f -ts /containers/{0} ro false: exit status 1 (ERROR: Could not get subvolume flags: "
-    "Invalid argument)"
-)
 
 
 @router.on("GET", "instances")
@@ -241,8 +236,9 @@ def _undeletable(server: "Server", instance: Instance) -> str:
         return _BUSY.format("delete", instance.busy)
     if instance.orphans:
         return "Error deleting storage volume: Cannot remove a volume that has snapshots"
-    if instance.is_unusable and instance.snapshots and server.pools[instance.pool].driver == "btrfs":
-        return _UNDELETABLE.format(instance.name)
+    is_wreck = instance.is_unusable and instance.snapshots and server.pools[instance.pool].driver == "btrfs"
+    if is_wreck or instance.has_lost_root:
+        return f"Error deleting storage volume: {breakage.NO_SUBVOLUME.format(instance.name)}"
     return ""
 
 

@@ -87,6 +87,8 @@ class Instance:
     transfer: Any = None
     #: Names of snapshots whose volume has a record and they have none: LXD 5.0.2 leaves that when a refresh breaks.
     orphans: set[str] = field(default_factory=set)
+    #: Whether its daemon died while it exchanged the volume for a refreshed one.
+    has_lost_root: bool = False
     wrote_at: float = 0.0
 
     @property

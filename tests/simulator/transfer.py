@@ -123,6 +123,8 @@ class Transfer:
             return breakage.NOT_ON_STORAGE
         lacking = self._missing()
         orphan = next((each.name for each in lacking if each.name in self.copy.orphans), "")
+        if self.copy.has_lost_root:
+            return f"Error transferring instance data: {breakage.NO_SUBVOLUME.format(self.copy.name)}"
         if orphan:
             return breakage.ORPHAN.format(self.copy.name, orphan)
         known = [each for each in self.instance.snapshots.values() if each not in lacking]
@@ -294,6 +296,8 @@ class Transfer:
         """The target's daemon was killed: records without data stay."""
         if self.is_refresh:
             self._take_partly()
+            is_late = self.deltas and self.sent > 0.5 * self.total
+            self.copy.has_lost_root = is_late and self.target.fleet.leaves_orphan()
         elif self.target.pools[self.copy.pool].sends_deltas:
             self.target.pools[self.copy.pool].other += int(self.sent)  # a subvolume that nobody finds
 

@@ -43,9 +43,13 @@ _STILL_THERE = "already exists on migration target"
 _PATIENCE_WITH_REMOVALS = 3
 #: An instance's deletion was cut off by the end of its daemon; nothing of it is seen, but its name cannot be used.
 _PHANTOM = "Volume exists in database but not on storage"
-#: A refresh whose source died can leave a snapshot's volume without the snapshot: LXD 5.0.2 keeps changes of such a
-#: copy and refuses them, cannot refresh or delete it, but rename it.
-_UNEVEN = ("record count doesn't match", "UNIQUE constraint failed: storage_volumes_snapshots")
+#: What a refresh can leave of a copy on btrfs in LXD 5.0.2, which can then be renamed and no more: if the source died,
+#: a snapshot's volume without the snapshot; if the target did while it exchanged the volume for the new one, none.
+_BEYOND_REPAIR = (
+    "record count doesn't match",
+    "UNIQUE constraint failed: storage_volumes_snapshots",
+    "Could not get subvolume flags",
+)
 #: A key that the one server has given to a snapshot and the other does not know.
 _UNKNOWN_KEY = "Unknown configuration key"
 #: rsync's way to say that files were deleted while it read them.
@@ -318,13 +322,13 @@ def _mark_copy(ctx: Context, copy: Instance, marks: Mapping[str, str]) -> None:
     try:
         ctx.patch_target({mark(name): value for name, value in marks.items()}, seen=copy)
     except ServerRefused as error:
-        if not _is_uneven(error.message):
+        if not _is_beyond_repair(error.message):
             raise
         raise _broken(ctx, error.message) from error
 
 
-def _is_uneven(text: str) -> bool:
-    return any(sign in text for sign in _UNEVEN)
+def _is_beyond_repair(text: str) -> bool:
+    return any(sign in text for sign in _BEYOND_REPAIR)
 
 
 def _broken(ctx: Context, text: str) -> CutoverBroken:
@@ -358,7 +362,7 @@ def _failure(ctx: Context, target_side: Operation, source_side: Operation | None
     text = f"{ctx.move.target}: {target_side.error}"
     if source_side is not None and source_side.error:
         text += f" | {ctx.move.source}: {source_side.error}"
-    if _is_uneven(text):
+    if _is_beyond_repair(text):
         return _broken(ctx, text)
     if _NO_PARENT in text:
         return RefreshImpossible(f"the servers cannot refresh a copy of snapshots that were moved before: {text}")

@@ -96,7 +96,7 @@ def ran_before(ctx: Context, source: Instance) -> bool:
     is_stopped_by_us = guard_profile(ctx.job.id) in source.profiles or source.is_retired
     if source.marks.get("job") == ctx.job.id and is_stopped_by_us:
         return source.marks.get("ran") == "true"
-    return source.is_running
+    return source.is_running or source.status == "Frozen"  # by a pass whose daemon died
 
 
 def unmarked(instance: Instance) -> dict[str, str]:
