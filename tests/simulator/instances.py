@@ -19,7 +19,9 @@ _DELETE_RATE = 4 * 1024**3
 
 @router.on("GET", "instances")
 def list_instances(server: "Server", request: Request) -> Response:
-    """Of one project, or of all that the client may see."""
+    """Of one project, or of all that the client may see. Filters are not simulated, so they are not ignored either."""
+    if "filter" in request.query:
+        raise Refused(501, "the simulator evaluates no filters")
     if request.query.get("all-projects") == "true":
         wanted = {each for each in server.projects if server.may_see(request.client, each)}
     else:
