@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance import world
-from tests.acceptance.story import DONE, NOT_ALL, Herder, worker
+from tests.acceptance.story import DONE, INPUT, NOT_ALL, Herder, worker
 from tests.acceptance.watcher import NeverTwice
 from tests.acceptance.world import Wish
 from tests.lab import Lab, LabServer
@@ -147,7 +147,7 @@ def test_a_server_of_incus_becomes_a_remote_by_its_token(i1: LabServer, herder: 
     """Without one, the error says how to make it."""
     user = herder.having(home / "lxc")
     (home / "lxc").mkdir()
-    refused = user.run("remote", "add", "i1", i1.address, "--accept-certificate").ended(NOT_ALL)
+    refused = user.run("remote", "add", "i1", i1.address, "--accept-certificate").ended(INPUT)
     assert "incus config trust add herder" in refused.error
     token = i1.lxc("config", "trust", "add", "herder-test", "--quiet").split()[-1]
     added = user.run("remote", "add", "i1", token).ended(DONE)
