@@ -16,7 +16,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from common.domain.fleet import Fleet, Profile, Server
-from common.domain.instance import GUARD_DEVICE, MARK_PREFIX, Config, Instance, guard_profile
+from common.domain.instance import COPY_OF, GUARD_DEVICE, MARK_PREFIX, Config, Instance, guard_profile
 from common.domain.job import Job, State
 from common.domain.operation import Operation
 from common.domain.units import render_duration, render_size
@@ -423,8 +423,9 @@ def _half(eye: _Eye, found: Found, job: str) -> Debris:
     good = f"its source {sources[0]} is {sources[0].instance.status}" if sources else "no source of it was seen"
     proof = f"state {state}{guarded}, {instance.status}; {eye.how_it_stands(job)}; {good}"
     held = eye.hold(job)
+    # Of a move it may be all there is. The source of a copy is never touched.
     whole = [each for each in sources if each.instance.is_running and _uuid(each.instance) == _uuid(instance)]
-    if not held and not whole:
+    if not held and not whole and COPY_OF not in instance.config:
         held = "no source with its uuid runs, so it may be the only copy"
     if found.key in eye.scene.phantoms and _needs_root(eye, found) and not eye.busy(found):
         proof += "; its root directory is not there, and on btrfs LXD cannot delete it"

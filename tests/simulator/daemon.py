@@ -40,6 +40,8 @@ def start(server: "Server") -> None:
         return
     server.pid = server.fleet.new_pid()
     server.is_up, server.is_shutting_down = True, False
+    for instance in server.instances.values():
+        instance.busy = ""  # also of what was asked in the moment of its death
     server.events = Events(server)
     server.note("daemon-started")
     server.later(_AUTOSTART, lambda: _autostart(server, _TRIES))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.domain.fleet import Pool, Profile, Server
-from common.domain.instance import GUARD_DEVICE, Instance, Snapshot, guard_profile
+from common.domain.instance import COPY_OF, GUARD_DEVICE, Instance, Snapshot, guard_profile
 from common.domain.job import Job, State
 from common.domain.operation import Operation
 from producer.debris import (
@@ -211,6 +211,12 @@ class TestHalf:
     def test_a_source_without_marks_is_known_by_its_uuid(self) -> None:
         """As after an undo that could not reach the target."""
         assert the_one(a_scene(a_server("s1", an_instance()), a_server("s2", a_copy()))).is_mendable
+
+    def test_an_independent_copy_is_never_the_only_one(self) -> None:
+        """It has a uuid of its own, and its source was never touched."""
+        half = a_copy()
+        independent = replace(half, config={**half.config, "volatile.uuid": "other", COPY_OF: "uuid-of-web1"})
+        assert the_one(a_scene(a_server("s1", an_instance()), a_server("s2", independent))).is_mendable
 
     def test_without_a_source_it_may_be_the_only_copy(self) -> None:
         """Somebody may have deleted the source."""
