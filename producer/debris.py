@@ -295,7 +295,7 @@ class _Eye:
     def busy(self, found: Found) -> str:
         """What its server is doing with it at this moment, ``""`` if nothing: one name, one hand."""
         running = self.scene.operations.get((found.remote, found.instance.project), ())
-        on_it = (each for each in running if not each.is_finished and found.instance.name in _names(each))
+        on_it = (each for each in running if not each.is_finished and found.instance.name in each.instances)
         return next((f"'{each.description}' is under way on {found}" for each in on_it), "")
 
     def sources(self, job: str) -> list[Found]:
@@ -351,11 +351,6 @@ _RECOVER = "it may be in the middle of its cutover; `herder recover` takes it on
 
 def _uuid(instance: Instance) -> str:
     return instance.config.get("volatile.uuid", "")
-
-
-def _names(operation: Operation) -> set[str]:
-    paths = (*operation.resources.get("instances", ()), *operation.resources.get("containers", ()))
-    return {path.split("?")[0].rpartition("/")[2] for path in paths}
 
 
 def _job_in(pattern: re.Pattern[str], name: str) -> str:
@@ -776,7 +771,7 @@ def _stuck_operations(eye: _Eye, stuck_after: timedelta) -> Iterator[Debris]:
                 continue
             if operation.id in eye.scene.awaited or _is_of_a_job_at_work(eye, remote, project, operation):
                 continue
-            names = ", ".join(sorted(_names(operation))) or "no instance"
+            names = ", ".join(sorted(operation.instances)) or "no instance"
             sent = str(operation.metadata.get("fs_progress") or "no progress told")
             yield Debris(
                 kind=Kind.OPERATION,
@@ -794,5 +789,5 @@ def _stuck_operations(eye: _Eye, stuck_after: timedelta) -> Iterator[Debris]:
 
 def _is_of_a_job_at_work(eye: _Eye, remote: str, project: str, operation: Operation) -> bool:
     server = eye.scene.fleet.servers[remote]
-    there: Iterable[Instance | None] = (server.instance(project, name) for name in _names(operation))
+    there: Iterable[Instance | None] = (server.instance(project, name) for name in operation.instances)
     return any(each is not None and eye.is_at_work(each.marks.get("job", "")) for each in there)

@@ -4,7 +4,7 @@ Each instance that a job works on carries its memo. What a plan had not begun le
 the request in the memos. Called by ``herder recover``; nothing is changed until ``restore``.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
@@ -50,6 +50,7 @@ def find(remotes: Remotes, settings: Settings, store: JobStore, *, new_plan_id: 
     seen = _see(remotes, settings)
     memos = _memos(seen, store)
     jobs = tuple(job for memo in memos.values() if (job := _continued(memo, seen)) is not None)
+    seen.notes.extend(_frozen(seen))
     plans = _plans(jobs, memos)
     not_begun = tuple(_not_begun(plans, seen, remotes, settings, new_plan_id))
     return Recovery(jobs=jobs, plans=plans, not_begun=not_begun, notes=tuple(seen.notes))
@@ -116,6 +117,17 @@ def _continued(memo: Memo, seen: _Seen) -> Job | None:
         guard=_guard(seen.clients[move.source], memo.job),
     )
     return continued(memo.job, traces)
+
+
+def _frozen(seen: _Seen) -> Iterator[str]:
+    """LXD freezes what is copied from a dir pool, and a daemon that dies meanwhile leaves it so; a copy has no memo."""
+    for (remote, project, name), instance in seen.instances.items():
+        if instance.status != "Frozen" or "job" in instance.marks:
+            continue
+        operations = seen.clients[remote].operations(project=project)
+        if not any(name in each.instances and not each.is_finished for each in operations):
+            thaw = f"`lxc start {remote}:{name}`"
+            yield f"{remote}:{name} is frozen, by a person or by a copy that was lost; {thaw} lets it go on"
 
 
 def _guard(client: LxdClient, job: Job) -> Guard:

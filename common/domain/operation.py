@@ -28,6 +28,15 @@ class Operation:
     created_at: datetime = datetime(1970, 1, 1, tzinfo=UTC)
 
     @property
+    def instances(self) -> frozenset[str]:
+        """Names of the instances that it is about, also of one whose snapshot it is about.
+
+        From paths like ``/1.0/instances/NAME/snapshots/SNAPSHOT``; LXD lists containers under their old kind too.
+        """
+        paths = (*self.resources.get("instances", ()), *self.resources.get("containers", ()))
+        return frozenset(path.split("/")[3] for path in paths)
+
+    @property
     def is_finished(self) -> bool:
         return self.status_code >= SUCCESS
 

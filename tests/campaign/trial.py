@@ -188,12 +188,23 @@ class Person:
                 new_plan_id=lambda: f"r{len(self._world.story)}",
             )
             recover.restore(found, self._world.store)
+            self._thaw(found.notes)
         except redis.RedisError as error:
             self._world.tell(f"recover: {error}")
             self._world.later(5.0, self.recover)
             return
         jobs = ", ".join(f"{job.id} at {job.step}" for job in found.jobs)
         self._world.tell(f"recover: {jobs or 'nothing'}; {'; '.join(found.notes)}")
+
+    def _thaw(self, notes: tuple[str, ...]) -> None:
+        """As the notes say."""
+        for note in notes:
+            place, is_frozen, _ = note.partition(" is frozen, ")
+            if is_frozen:
+                remote, _, name = place.partition(":")
+                client = self._world.client_of(remote)
+                client.wait(client.unfreeze(name), timeout_seconds=10)
+                self._world.tell(f"thaws {place}")
 
     def unexcused(self, scenario: Scenario) -> list[str]:
         """Jobs that wait for a person although nothing has gone wrong that a person must mend."""

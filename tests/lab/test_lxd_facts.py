@@ -298,6 +298,16 @@ class TestShapeOfTheDesign:
         assert names(s2) == {wreck}
         pull(s1, s2, NAME).succeed()
 
+    def test_a_snapshot_without_its_volume_stops_all_others_until_it_is_deleted(self, s1: Site) -> None:
+        """A daemon that dies while it makes one can leave it so."""
+        s1.server.launch(NAME)
+        s1.snapshot(NAME, "s0")
+        s1.server.daemon.sql("DELETE FROM storage_volumes_snapshots WHERE name = 's0'")
+        refused = finished(s1.client, s1.client.create_snapshot(NAME, "s1"))
+        assert "record count doesn't match" in refused.error
+        done(s1.client, s1.client.delete_snapshot(NAME, "s0"))
+        done(s1.client, s1.client.create_snapshot(NAME, "s1"))
+
     def test_a_refresh_over_a_wreck_succeeds_and_loses_the_snapshots(self, s1: Site, d1: Site) -> None:
         """On dir it ends in Success, but the snapshots of the interrupted transfer are rows without data."""
         make_wreck(s1, d1)

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from tests.simulator import states, traffic
 from tests.simulator.events import Events
+from tests.simulator.model import Instance, Snapshot
 from tests.simulator.operations import Operations
 
 if TYPE_CHECKING:
@@ -30,8 +31,17 @@ def kill(server: "Server") -> None:
     server.operations = Operations(server)
     for instance in server.instances.values():
         instance.busy = ""
+        _leave_phantom(server, instance)
     for tell in server.watchers:
         tell()
+
+
+def _leave_phantom(server: "Server", instance: Instance) -> None:
+    """Of a snapshot that was being made there may be the record alone."""
+    name, instance.snapshotting = instance.snapshotting, ""
+    if name and name not in instance.snapshots and server.fleet.leaves_orphan():
+        instance.snapshots[name] = Snapshot(name, server.clock.now(), dict(instance.config), {}, None)
+        instance.phantoms.add(name)
 
 
 def start(server: "Server") -> None:

@@ -175,7 +175,7 @@ def _update(server: "Server", instance: Instance, changes: dict[str, Any]) -> No
     # The database has the change, although it is refused.
     if instance.is_unusable:
         raise Refused(404, backup_missing(instance))
-    if instance.orphans:
+    if instance.is_uneven:
         raise Refused(500, f"Failed to write backup file: {breakage.UNEVEN}")
     server.events.tell_lifecycle("instance-updated", instance.project, f"instances/{instance.name}")
 
@@ -221,7 +221,7 @@ def _rename(server: "Server", request: Request, instance: Instance, new: str) ->
             server.instances[instance.project, new] = instance
             server.note("renamed", instance, old=old)
             server.events.tell_lifecycle("instance-renamed", instance.project, f"instances/{new}", {"old_name": old})
-            problem = breakage.UNEVEN if instance.orphans else ""
+            problem = breakage.UNEVEN if instance.is_uneven else ""
         server.operations.end(operation, problem)
 
     server.later(_RENAME, done)

@@ -87,6 +87,9 @@ class Instance:
     transfer: Any = None
     #: Names of snapshots whose volume has a record and they have none: LXD 5.0.2 leaves that when a refresh breaks.
     orphans: set[str] = field(default_factory=set)
+    #: The snapshot that is being made, and those whose making its daemon did not survive: records without a volume.
+    snapshotting: str = ""
+    phantoms: set[str] = field(default_factory=set)
     #: Whether its daemon died while it exchanged the volume for a refreshed one.
     has_lost_root: bool = False
     wrote_at: float = 0.0
@@ -94,6 +97,11 @@ class Instance:
     @property
     def is_alive(self) -> bool:
         return self.status in ("Running", "Frozen")
+
+    @property
+    def is_uneven(self) -> bool:
+        """Whether snapshots and their volumes do not match, of which LXD complains at every change."""
+        return bool(self.orphans or self.phantoms)
 
     @property
     def is_unusable(self) -> bool:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from tests.simulator import records
+from tests.simulator import breakage, records
 from tests.simulator.http import Refused, Request, Response, answer, begun
 from tests.simulator.model import Instance, Snapshot
 from tests.simulator.router import router
@@ -44,9 +44,13 @@ def create_snapshot(server: "Server", request: Request, name: str) -> Response:
     data = instance.data
     copies = 0.0 if server.pools[instance.pool].sends_deltas or data is None else data.size / _COPY_RATE
     began = server.clock.now()
+    instance.snapshotting = snapshot
 
     def done() -> None:
-        if instance.data is None:
+        instance.snapshotting = ""
+        if instance.is_uneven:
+            error = breakage.UNEVEN
+        elif instance.data is None:
             error = f"Create instance snapshot: Volume of {name} does not exist"
         elif snapshot in instance.snapshots:
             error = _TAKEN.format(snapshot)
@@ -78,6 +82,7 @@ def delete_snapshot(server: "Server", request: Request, name: str, snapshot: str
             server.operations.end(operation, "Failed to delete snapshot: Operation not permitted")
             return
         instance.snapshots.pop(snapshot, None)
+        instance.phantoms.discard(snapshot)
         server.note("snapshot-deleted", instance, snapshot=snapshot)
         server.operations.end(operation)
 

@@ -117,21 +117,24 @@ class Transfer:
             self._leave()
 
     def _impossible(self) -> str:
-        if not self.is_refresh:
-            return ""
+        if self.instance.phantoms and not self.instance_only:
+            return breakage.BROKEN
+        return self._irreparable() or self._without_parent() if self.is_refresh else ""
+
+    def _irreparable(self) -> str:
+        """What an earlier refresh has left of the copy."""
         if self.copy.is_unusable and self.target.pools[self.copy.pool].driver == "btrfs":
             return breakage.NOT_ON_STORAGE
-        lacking = self._missing()
-        orphan = next((each.name for each in lacking if each.name in self.copy.orphans), "")
         if self.copy.has_lost_root:
             return f"Error transferring instance data: {breakage.NO_SUBVOLUME.format(self.copy.name)}"
-        if orphan:
-            return breakage.ORPHAN.format(self.copy.name, orphan)
+        orphan = next((each.name for each in self._missing() if each.name in self.copy.orphans), "")
+        return breakage.ORPHAN.format(self.copy.name, orphan) if orphan else ""
+
+    def _without_parent(self) -> str:
+        """LXD tells snapshots apart by the subvolume that they were received from; those count as missing there."""
+        lacking = self._missing()
         known = [each for each in self.instance.snapshots.values() if each not in lacking]
-        # LXD tells snapshots apart by the subvolume that they were received from; those count as missing on the target.
-        if self.deltas and lacking and any(each.received for each in known):
-            return breakage.NO_PARENT
-        return ""
+        return breakage.NO_PARENT if self.deltas and lacking and any(each.received for each in known) else ""
 
     def _missing(self) -> list[Snapshot]:
         """The source's snapshots that the target lacks, oldest first."""

@@ -14,19 +14,13 @@ _HARMLESS = frozenset({"Executing command", "Showing console"})
 
 
 def find_operation(operations: tuple[Operation, ...], name: str) -> Operation | None:
-    """An operation on this instance that has not ended; LXD finds instances also under their old name of containers."""
+    """An operation on this instance that has not ended."""
     for operation in operations:
         if operation.description in _HARMLESS:
             continue
-        paths = [*operation.resources.get("instances", ()), *operation.resources.get("containers", ())]
-        if not operation.is_finished and any(_instance_of(path) == name for path in paths):
+        if not operation.is_finished and name in operation.instances:
             return operation
     return None
-
-
-def _instance_of(path: str) -> str:
-    """The instance in ``/1.0/instances/NAME``, also if the path goes on to one of its snapshots."""
-    return path.split("?", maxsplit=1)[0].split("/")[3]
 
 
 def remove_copy(ctx: Context, copy: Instance) -> Outcome | None:

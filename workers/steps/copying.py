@@ -32,7 +32,7 @@ from common.lxd.migration import Transfer, receive_body, reserve_body
 from workers.steps.context import LOOK_AGAIN, Context
 from workers.steps.copies import find_operation, free_name, remove_copy
 from workers.steps.guard import GUARD
-from workers.steps.marks import mark, marked, snapshot_name, uuid_of_copy, wanted
+from workers.steps.marks import is_own_snapshot, mark, marked, snapshot_name, uuid_of_copy, wanted
 
 #: LXD 5.0.2 on btrfs tells snapshots apart by the subvolume they were received from. Those that came to the source
 #: with an earlier move count as missing on the target, and the stream then has no parent.
@@ -130,11 +130,36 @@ def _snapshot(ctx: Context, kind: str, source: Instance) -> Outcome | None:
         error = ended.error if ended else "no trace of it"
     except ServerRefused as refused:
         error = refused.message
+    if _is_beyond_repair(error):
+        return _drop_newest_snapshot(ctx)
     # A worker that died right after the request has left the snapshot, and then LXD refuses to make it again.
     if error and name not in {s.name for s in ctx.source.snapshots(ctx.move.instance, project=ctx.move.project)}:
         raise TransferFailed(f"{ctx.move.source}: snapshot {name}: {error}")
     ctx.note(evidence={"snapped": True})
     return None
+
+
+def _drop_newest_snapshot(ctx: Context) -> Outcome:
+    """A daemon that died while it made a snapshot has left a record without a volume, and makes no other while it has.
+
+    Raises TransferFailed if it was none of ours.
+    """
+    there = [s.name for s in ctx.source.snapshots(ctx.move.instance, project=ctx.move.project)]
+    own = [name for name in there if is_own_snapshot(ctx.job, name)]
+    if not own:
+        raise TransferFailed(f"{ctx.move.source}:{ctx.move.instance} has a broken snapshot: one of {', '.join(there)}")
+    newest = max(own, key=lambda name: int(name.rpartition("-")[2]))
+    ended = ctx.settle(
+        "drop",
+        lambda: ctx.on_source(ctx.source.delete_snapshot(ctx.move.instance, newest, project=ctx.move.project)),
+        blocked_on=f"the removal of the broken snapshot {newest} on {ctx.move.source}",
+    )
+    if isinstance(ended, Outcome):
+        return ended
+    ctx.forget("drop")
+    if ended is not None and not ended.succeeded:
+        raise TransferFailed(f"{ctx.move.source}: removal of the broken snapshot {newest}: {ended.error}")
+    return Outcome.again(evidence=ctx.job.evidence)
 
 
 def _create_snapshot(ctx: Context, name: str) -> OperationRef:

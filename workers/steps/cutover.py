@@ -25,7 +25,6 @@ from common.domain.errors import (
 )
 from common.domain.instance import Devices, Instance
 from common.domain.job import Outcome
-from common.domain.operation import Operation
 from common.domain.plan import AfterGrace, Method, identity_of
 from workers.steps.context import Context
 from workers.steps.copying import mark_receiving
@@ -258,8 +257,9 @@ def free_target(ctx: Context, copy: Instance, state: str, *, devices: Devices) -
     if isinstance(ended, Outcome):
         return ended
     ctx.forget("release")
-    if isinstance(ended, Operation) and not ended.succeeded:
-        raise TransferFailed(f"{ctx.move.target}: release of {copy.name}: {ended.error}")
+    if ended is None or not ended.succeeded:
+        reason = ended.error if ended else "forgotten by the server"
+        raise TransferFailed(f"{ctx.move.target}: release of {copy.name}: {reason}")
     return None
 
 

@@ -59,6 +59,11 @@ def restart_source(ctx: Context) -> Outcome:
         return Outcome.completed()
     if ctx.move.is_copy:
         return thaw(ctx, source) or Outcome.completed()
+    if ctx.move.is_copy or source.marks.get("job") == ctx.job.id:
+        thawing = thaw(ctx, source)  # a pass whose daemon died has left it frozen
+        if thawing is not None:
+            return thawing
+        source = ctx.source_instance()
     if source.marks.get("job") != ctx.job.id or source.is_handed_over:
         # Handed over, and Redis has lost that: the way forward finds its steps done.
         return Outcome.completed()
