@@ -153,7 +153,8 @@ def test_a_wreck_that_lxd_cannot_delete_comes_with_the_commands_that_can(
     phantoms = (*FIX, "--kind", "phantom")
     (wreck,) = stranger.run(*phantoms).ended(FOUND).json["found"]
     assert (wreck["server"], wreck["subject"], wreck["calls"]) == ("s2", "web", [])
-    commands = wreck["hint"].partition("): ")[2].replace("/var/snap/lxd/common/lxd", str(s2.lxd_dir))
+    commands = wreck["hint"].partition("): ")[2].partition("; if that says")[0]
+    commands = commands.replace("/var/snap/lxd/common/lxd", str(s2.lxd_dir))
     environment = {**stranger.environment, "LXD_DIR": str(s2.lxd_dir)}
     subprocess.run(["sh", "-c", commands], env=environment, check=True, capture_output=True)
     assert stranger.run(*phantoms).ended(DONE).json["found"] == []

@@ -7,8 +7,8 @@ from common.domain.itinerary import FORWARD, UNDO, Itinerary
 from common.domain.plan import Retire
 from tests.campaign.matrix import dies, points, rollbacks
 
-#: Of all pairs of a death and a checkpoint before it, every fifth one.
-_STRIDE = 5
+#: Of all pairs of a death and a checkpoint before it, every eighth one.
+_STRIDE = 8
 
 
 @pytest.mark.parametrize("cancels", [False, True], ids=["goes-on", "cancelled"])

@@ -32,7 +32,8 @@ from common.lxd.migration import Transfer, receive_body, reserve_body
 from workers.steps.context import LOOK_AGAIN, Context
 from workers.steps.copies import find_operation, free_name, remove_copy
 from workers.steps.guard import GUARD
-from workers.steps.marks import is_own_snapshot, mark, marked, snapshot_name, uuid_of_copy, wanted
+from workers.steps.marks import mark, marked, snapshot_name, uuid_of_copy, wanted
+from workers.steps.repair import drop_newest_snapshot, is_beyond_repair
 
 #: LXD 5.0.2 on btrfs tells snapshots apart by the subvolume they were received from. Those that came to the source
 #: with an earlier move count as missing on the target, and the stream then has no parent.
@@ -43,13 +44,6 @@ _STILL_THERE = "already exists on migration target"
 _PATIENCE_WITH_REMOVALS = 3
 #: An instance's deletion was cut off by the end of its daemon; nothing of it is seen, but its name cannot be used.
 _PHANTOM = "Volume exists in database but not on storage"
-#: What a refresh can leave of a copy on btrfs in LXD 5.0.2, which can then be renamed and no more: if the source died,
-#: a snapshot's volume without the snapshot; if the target did while it exchanged the volume for the new one, none.
-_BEYOND_REPAIR = (
-    "record count doesn't match",
-    "UNIQUE constraint failed: storage_volumes_snapshots",
-    "Could not get subvolume flags",
-)
 #: A key that the one server has given to a snapshot and the other does not know.
 _UNKNOWN_KEY = "Unknown configuration key"
 #: rsync's way to say that files were deleted while it read them.
@@ -130,36 +124,13 @@ def _snapshot(ctx: Context, kind: str, source: Instance) -> Outcome | None:
         error = ended.error if ended else "no trace of it"
     except ServerRefused as refused:
         error = refused.message
-    if _is_beyond_repair(error):
-        return _drop_newest_snapshot(ctx)
+    if is_beyond_repair(error):
+        return drop_newest_snapshot(ctx)
     # A worker that died right after the request has left the snapshot, and then LXD refuses to make it again.
     if error and name not in {s.name for s in ctx.source.snapshots(ctx.move.instance, project=ctx.move.project)}:
         raise TransferFailed(f"{ctx.move.source}: snapshot {name}: {error}")
     ctx.note(evidence={"snapped": True})
     return None
-
-
-def _drop_newest_snapshot(ctx: Context) -> Outcome:
-    """A daemon that died while it made a snapshot has left a record without a volume, and makes no other while it has.
-
-    Raises TransferFailed if it was none of ours.
-    """
-    there = [s.name for s in ctx.source.snapshots(ctx.move.instance, project=ctx.move.project)]
-    own = [name for name in there if is_own_snapshot(ctx.job, name)]
-    if not own:
-        raise TransferFailed(f"{ctx.move.source}:{ctx.move.instance} has a broken snapshot: one of {', '.join(there)}")
-    newest = max(own, key=lambda name: int(name.rpartition("-")[2]))
-    ended = ctx.settle(
-        "drop",
-        lambda: ctx.on_source(ctx.source.delete_snapshot(ctx.move.instance, newest, project=ctx.move.project)),
-        blocked_on=f"the removal of the broken snapshot {newest} on {ctx.move.source}",
-    )
-    if isinstance(ended, Outcome):
-        return ended
-    ctx.forget("drop")
-    if ended is not None and not ended.succeeded:
-        raise TransferFailed(f"{ctx.move.source}: removal of the broken snapshot {newest}: {ended.error}")
-    return Outcome.again(evidence=ctx.job.evidence)
 
 
 def _create_snapshot(ctx: Context, name: str) -> OperationRef:
@@ -347,13 +318,9 @@ def _mark_copy(ctx: Context, copy: Instance, marks: Mapping[str, str]) -> None:
     try:
         ctx.patch_target({mark(name): value for name, value in marks.items()}, seen=copy)
     except ServerRefused as error:
-        if not _is_beyond_repair(error.message):
+        if not is_beyond_repair(error.message):
             raise
         raise _broken(ctx, error.message) from error
-
-
-def _is_beyond_repair(text: str) -> bool:
-    return any(sign in text for sign in _BEYOND_REPAIR)
 
 
 def _broken(ctx: Context, text: str) -> CutoverBroken:
@@ -387,7 +354,7 @@ def _failure(ctx: Context, target_side: Operation, source_side: Operation | None
     text = f"{ctx.move.target}: {target_side.error}"
     if source_side is not None and source_side.error:
         text += f" | {ctx.move.source}: {source_side.error}"
-    if _is_beyond_repair(text):
+    if is_beyond_repair(text):
         return _broken(ctx, text)
     if _NO_PARENT in text:
         return RefreshImpossible(f"the servers cannot refresh a copy of snapshots that were moved before: {text}")

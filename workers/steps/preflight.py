@@ -3,7 +3,7 @@
 from typing import Any
 
 from common.domain.eligibility import findings, inherits_root, wanted_pool
-from common.domain.errors import IdentityMismatch, NotFound, PreflightRefused
+from common.domain.errors import IdentityMismatch, NotFound, PreflightRefused, ServerRefused
 from common.domain.fleet import Server, sends_deltas
 from common.domain.instance import Instance
 from common.domain.job import Outcome
@@ -12,6 +12,7 @@ from common.lxd.survey import survey, tried
 from workers.steps.context import Context
 from workers.steps.guard import was_handed_over
 from workers.steps.marks import mark_source, ran_before
+from workers.steps.repair import drop_newest_snapshot, is_beyond_repair
 
 
 def check_source(ctx: Context) -> Outcome:
@@ -38,7 +39,12 @@ def check_target(ctx: Context) -> Outcome:
         _refuse_if_unfit(ctx, instance, target)
     ctx.note(**_about_the_target(ctx, instance, target))
     if not is_handed_over and not ctx.move.is_copy:
-        mark_source(ctx, instance)
+        try:
+            mark_source(ctx, instance)
+        except ServerRefused as error:
+            if not is_beyond_repair(error.message):
+                raise
+            return drop_newest_snapshot(ctx)
     return Outcome.completed()
 
 
