@@ -47,7 +47,7 @@ def checkpoint_before_effect() -> Iterator[None]:
 def source_deleted_before_verify() -> Iterator[None]:
     """The source is retired right after the hand-over, whatever the target does."""
     early = {way.name: _early(way) for way in (WARM, COLD)}
-    forward = {method: early[way.name] for method, way in FORWARD.items()}
+    forward = {method: early.get(way.name, way) for method, way in FORWARD.items()}
 
     def unseen(ctx: Context) -> Outcome:
         if ctx.move.policy.retire is not Retire.DELETE:

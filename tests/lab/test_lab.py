@@ -69,17 +69,19 @@ def test_the_members_make_one_cluster(lab: Lab) -> None:
     }
 
 
-def test_a_second_up_changes_nothing(lab: Lab) -> None:
-    before = lab.status()
+@pytest.mark.usefixtures("lab")
+def test_a_second_up_changes_nothing() -> None:
+    before = Lab.load().status()
     assert Lab.up().status() == before
 
 
-def test_status_as_json_is_complete(lab: Lab) -> None:
+@pytest.mark.usefixtures("lab")
+def test_status_as_json_is_complete() -> None:
     printed = subprocess.run(
         [sys.executable, "-m", "tests.lab", "status", "--json"], cwd=CHECKOUT, capture_output=True, check=True
     )
     status = json.loads(printed.stdout)
-    assert status == lab.status()
+    assert status == Lab.load().status()
     assert status.keys() == {"root", "lxc_conf", "bridge", "servers"}
     assert status["servers"].keys() >= set(SERVERS)
     for name, server in status["servers"].items():
