@@ -32,6 +32,10 @@ from workers.servers import Servers
 
 log = logging.getLogger("herder.worker")
 
+#: Blocked in all threads and waited for by the first: from the first job on, a stop gives it back in order. A handler
+#: that sets a ``threading.Event`` would wait for itself for ever if it came while the same thread entered ``wait``.
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
 
 def main() -> int:
     """Run until SIGTERM or SIGINT: then give unstarted messages back and leave."""
@@ -53,7 +57,7 @@ def _parse() -> argparse.Namespace:
 
 
 def _serve(settings: Settings, *, with_parent: bool) -> int:
-    asked_to_stop = _listen_for_signals()
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     parent = os.getppid() if with_parent else None
     keys = Keys(settings.namespace)
     jobs = JobStore(connect(settings.redis_url), keys)
@@ -72,7 +76,7 @@ def _serve(settings: Settings, *, with_parent: bool) -> int:
     keeper = Keeper(broker, worker, jobs, runner.held, listeners, prober, parent)
     keeper_thread = threading.Thread(target=keeper.run, name="keeper", daemon=True)
     keeper_thread.start()
-    asked_to_stop.wait()
+    signal.sigwait(_STOP_SIGNALS)
     keeper.stopping.set()
     keeper_thread.join()
     try:
@@ -93,14 +97,6 @@ def _wait_until_running(worker: dramatiq.Worker) -> None:
         stop=tenacity.stop_after_delay(5),
         retry_error_callback=lambda _: None,
     )(lambda: all(thread.running for thread in threads))  # type: ignore[attr-defined]
-
-
-def _listen_for_signals() -> threading.Event:
-    """Before the first thread starts: from the first job on, a stop must give it back in order."""
-    asked = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: asked.set())
-    return asked
 
 
 if __name__ == "__main__":

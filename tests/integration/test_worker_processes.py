@@ -175,25 +175,30 @@ def test_a_stop_is_heard_from_the_first_job_on(
     redis_url: str, keys: Keys, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: signal.Signals
 ) -> None:
     """Once a worker may hold jobs, no signal kills it between two lines; they would wait for its lease."""
-    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
-    seen: list[object] = []
+    seen: list[set[int]] = []
 
     class Started(Exception):
         pass
 
     def start(_: dramatiq.Worker) -> None:
-        seen.append(signal.getsignal(number))
+        seen.append(blocked())
         raise Started
 
     monkeypatch.setattr(dramatiq.Worker, "start", start)
     monkeypatch.setenv("LXD_CONF", str(tmp_path))
+    before = blocked()
     try:
         with pytest.raises(Started):
             workers.__main__._serve(Settings(redis_url=redis_url, namespace=keys.namespace), with_parent=False)
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-    assert seen != [before[number]]
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert number not in before
+    assert number in seen[0]
+
+
+def blocked() -> set[int]:
+    """The signals that wait until somebody asks for them."""
+    return {int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())}
 
 
 def test_a_worker_of_a_command_ends_with_it(crew: Crew) -> None:
