@@ -14,25 +14,17 @@ from tests.lab import Lab, LabServer, host
 
 @pytest.fixture
 def s1(lab: Lab) -> Iterator[LabServer]:
-    yield from _clean(lab.servers["s1"])
+    yield from world.cleaned(lab.servers["s1"])
 
 
 @pytest.fixture
 def s2(lab: Lab) -> Iterator[LabServer]:
-    yield from _clean(lab.servers["s2"])
+    yield from world.cleaned(lab.servers["s2"])
 
 
 @pytest.fixture
 def d1(lab: Lab) -> Iterator[LabServer]:
-    yield from _clean(lab.servers["d1"])
-
-
-def _clean(server: LabServer) -> Iterator[LabServer]:
-    world.strip(server)
-    yield server
-    server.thaw()
-    server.start()
-    world.strip(server)
+    yield from world.cleaned(lab.servers["d1"])
 
 
 @pytest.fixture

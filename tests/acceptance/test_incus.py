@@ -19,27 +19,19 @@ NAMES = ("web1", "web2", "web3", "off")
 @pytest.fixture
 def s1(incus: Lab) -> Iterator[LabServer]:
     """A server of LXD."""
-    yield from _clean(incus.servers["s1"])
+    yield from world.cleaned(incus.servers["s1"])
 
 
 @pytest.fixture
 def i1(incus: Lab) -> Iterator[LabServer]:
     """A server of Incus."""
-    yield from _clean(incus.servers["i1"])
+    yield from world.cleaned(incus.servers["i1"])
 
 
 @pytest.fixture
 def i2(incus: Lab) -> Iterator[LabServer]:
     """Another server of Incus."""
-    yield from _clean(incus.servers["i2"])
-
-
-def _clean(server: LabServer) -> Iterator[LabServer]:
-    world.strip(server)
-    yield server
-    server.thaw()
-    server.start()
-    world.strip(server)
+    yield from world.cleaned(incus.servers["i2"])
 
 
 @pytest.fixture

@@ -47,6 +47,15 @@ def strip(server: LabServer) -> None:
         _delete_each(server, f"/1.0/{kind}")
 
 
+def cleaned(server: LabServer) -> Iterator[LabServer]:
+    """A server, empty before, and up and empty after: what a fixture yields from."""
+    strip(server)
+    yield server
+    server.thaw()
+    server.start()
+    strip(server)
+
+
 def _delete_each(server: LabServer, listing: str) -> None:
     for url in server.query("GET", listing):
         if url.rpartition("/")[2] != "default":

@@ -1,6 +1,6 @@
 """Pulls between servers of the lab through our own client, and waiting for what they begin."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +57,14 @@ class Site:
         """Where a container's or a snapshot's root directory lies on this machine."""
         kind = "containers-snapshots" if snapshot else "containers"
         return self.server.lxd_dir / "storage-pools" / "default" / kind / name / snapshot / "rootfs"
+
+
+def cleaned(lab: Lab, name: str) -> Iterator[Site]:
+    """A server of the lab, empty before and after: what a fixture yields from."""
+    there = Site.of(lab, name)
+    there.clean()
+    yield there
+    there.clean()
 
 
 @dataclass(frozen=True)

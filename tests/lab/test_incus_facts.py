@@ -14,7 +14,7 @@ from common.domain.instance import GUARD_DEVICE
 from common.lxd.events import events
 from tests.lab import Lab
 from tests.lab.host import wait_until
-from tests.lab.pulls import MIB, Site, done, finished, pull
+from tests.lab.pulls import MIB, Site, cleaned, done, finished, pull
 from tests.lab.wire import Wire
 
 pytestmark = pytest.mark.lab
@@ -23,35 +23,28 @@ NAME, PROFILE = "c1", "herder-test"
 GUARD = {"type": "unix-char", "source": "/dev/herder-guard", "path": "/dev/herder-guard", "required": "true"}
 
 
-def site(lab: Lab, name: str) -> Iterator[Site]:
-    there = Site.of(lab, name)
-    there.clean()
-    yield there
-    there.clean()
-
-
 @pytest.fixture
 def i1(incus: Lab) -> Iterator[Site]:
     """A server of Incus."""
-    yield from site(incus, "i1")
+    yield from cleaned(incus, "i1")
 
 
 @pytest.fixture
 def i2(incus: Lab) -> Iterator[Site]:
     """Another server of Incus."""
-    yield from site(incus, "i2")
+    yield from cleaned(incus, "i2")
 
 
 @pytest.fixture
 def s1(incus: Lab) -> Iterator[Site]:
     """A server of LXD."""
-    yield from site(incus, "s1")
+    yield from cleaned(incus, "s1")
 
 
 @pytest.fixture(params=["s1", "i1"])
 def source(incus: Lab, request: pytest.FixtureRequest) -> Iterator[Site]:
     """A source of either product."""
-    yield from site(incus, request.param)
+    yield from cleaned(incus, request.param)
 
 
 def guard_running(there: Site) -> None:

@@ -32,7 +32,7 @@ from common.lxd.events import progress
 from common.lxd.migration import reserve_body
 from tests.lab import CLUSTER, Lab, host
 from tests.lab.host import wait_until
-from tests.lab.pulls import MIB, Pull, Site, done, finished, pull
+from tests.lab.pulls import MIB, Pull, Site, cleaned, done, finished, pull
 from tests.lab.wire import Wire
 
 pytestmark = pytest.mark.lab
@@ -45,29 +45,22 @@ NO_NIC = {"eth0": {"type": "none"}}
 RECEIVING = {"user.herder.state": "receiving"}
 
 
-def site(lab: Lab, name: str) -> Iterator[Site]:
-    there = Site.of(lab, name)
-    there.clean()
-    yield there
-    there.clean()
-
-
 @pytest.fixture
 def s1(lab: Lab) -> Iterator[Site]:
     """A server with a btrfs pool."""
-    yield from site(lab, "s1")
+    yield from cleaned(lab, "s1")
 
 
 @pytest.fixture
 def s2(lab: Lab) -> Iterator[Site]:
     """Another one with a btrfs pool."""
-    yield from site(lab, "s2")
+    yield from cleaned(lab, "s2")
 
 
 @pytest.fixture
 def d1(lab: Lab) -> Iterator[Site]:
     """A server with a dir pool."""
-    yield from site(lab, "d1")
+    yield from cleaned(lab, "d1")
 
 
 @pytest.fixture

@@ -196,6 +196,10 @@ class Context:
                 self.confirm_fence()
                 client.patch(name, project=project, seen=known, **changes)
 
+    def wait_for(self, ref: OperationRef, *, blocked_on: str, retry_in: timedelta = LOOK_AGAIN) -> Outcome:
+        """Wait for the end of an operation that somebody else has begun, with all evidence kept."""
+        return Outcome.wait(blocked_on, retry_in=retry_in, operations=(ref,), evidence=dict(self.job.evidence))
+
     def forget(self, *keys: str) -> None:
         """Drop evidence of operations that have ended, so that the next run begins new ones."""
         self.job = self.job.noted({k: v for k, v in self.job.evidence.items() if k not in keys})

@@ -53,12 +53,8 @@ def free_name(ctx: Context, found: Instance | None, reserve: Callable[[], object
         return _set_wreck_aside(ctx, found, "") or Outcome.again(evidence=ctx.job.evidence)
     running = find_operation(ctx.target.operations(project=ctx.move.target_project), ctx.move.name)
     if running is not None:
-        return Outcome.wait(
-            f"the end of '{running.description}' on {ctx.move.target}",
-            retry_in=timedelta(seconds=2),
-            operations=(ctx.on_target(running.id),),
-            evidence=dict(ctx.job.evidence),
-        )
+        blocked_on = f"the end of '{running.description}' on {ctx.move.target}"
+        return ctx.wait_for(ctx.on_target(running.id), blocked_on=blocked_on, retry_in=timedelta(seconds=2))
     if not ctx.job.evidence.get("reserved"):
         ctx.confirm_fence()
         reserve()

@@ -32,7 +32,7 @@ from common.lxd.migration import Transfer, receive_body, reserve_body
 from workers.steps.context import LOOK_AGAIN, Context
 from workers.steps.copies import find_operation, free_name, remove_copy
 from workers.steps.guard import GUARD
-from workers.steps.marks import mark, marked, snapshot_name, uuid_of_copy, wanted
+from workers.steps.marks import mark, marked, restored, snapshot_name, uuid_of_copy, wanted
 from workers.steps.repair import drop_newest_snapshot, is_beyond_repair
 
 #: LXD 5.0.2 on btrfs tells snapshots apart by the subvolume they were received from. Those that came to the source
@@ -150,12 +150,7 @@ def thaw(ctx: Context, source: Instance) -> Outcome | None:
     busy = find_operation(ctx.source.operations(project=ctx.move.project), ctx.move.instance)
     if ctx.move.is_copy and busy is not None:
         # Another copy of it is under way, which needs it frozen.
-        return Outcome.wait(
-            f"the end of '{busy.description}' on {ctx.move.source}",
-            retry_in=LOOK_AGAIN,
-            operations=(ctx.on_source(busy.id),),
-            evidence=dict(ctx.job.evidence),
-        )
+        return ctx.wait_for(ctx.on_source(busy.id), blocked_on=f"the end of '{busy.description}' on {ctx.move.source}")
     ended = ctx.settle(
         "thaw",
         lambda: ctx.on_source(ctx.source.unfreeze(ctx.move.instance, project=ctx.move.project)),
@@ -276,7 +271,7 @@ def _copy_config(ctx: Context, instance: Instance) -> dict[str, str]:
         mark("pass"): str(_number(ctx)),
         mark("source"): f"{ctx.move.source}:{ctx.move.instance}",
         mark("memo"): ctx.memo(ctx.job) if ctx.move.is_copy else instance.marks.get("memo", ""),
-        **wanted(_original(ctx, instance)),
+        **wanted({**restored(instance), **ctx.move.overrides.config}),
     }
 
 
@@ -286,18 +281,6 @@ def _identity(ctx: Context, instance: Instance) -> Mapping[str, str]:
         return instance.identity
     kept = {key: value for key, value in instance.identity.items() if key == "volatile.base_image"}
     return {**kept, "volatile.uuid": uuid_of_copy(ctx.job), COPY_OF: identity_of(instance)}
-
-
-def _original(ctx: Context, instance: Instance) -> dict[str, str]:
-    """The source's config before herder touched its autostart, with the overrides on top."""
-    config = {**instance.own_config}
-    for key, short in (("boot.autostart", "autostart"), ("security.protection.delete", "protection")):
-        remembered = instance.marks.get(short)
-        if remembered is not None:
-            config.pop(key, None)
-            if remembered != "unset":
-                config[key] = remembered
-    return config | dict(ctx.move.overrides.config)
 
 
 def mark_receiving(ctx: Context, copy: Instance | None, number: int) -> bool:
@@ -471,12 +454,8 @@ def _earlier_attempt(ctx: Context, kind: str, found: Instance | None) -> Outcome
         )
     running = find_operation(ctx.target.operations(project=ctx.move.target_project), ctx.move.name)
     if running is not None:
-        return Outcome.wait(
-            f"an earlier pass that still runs on {ctx.move.target}",
-            retry_in=timedelta(seconds=2),
-            operations=(ctx.on_target(running.id),),
-            evidence=dict(ctx.job.evidence),
-        )
+        blocked_on = f"an earlier pass that still runs on {ctx.move.target}"
+        return ctx.wait_for(ctx.on_target(running.id), blocked_on=blocked_on, retry_in=timedelta(seconds=2))
     if ctx.job.facts.get("copy_broken"):
         return remove_copy(ctx, found) or Outcome.again(evidence=ctx.job.evidence)
     if kind == "full":

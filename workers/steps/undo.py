@@ -59,14 +59,14 @@ def restart_source(ctx: Context) -> Outcome:
         return Outcome.completed()
     if ctx.move.is_copy:
         return thaw(ctx, source) or Outcome.completed()
-    if ctx.move.is_copy or source.marks.get("job") == ctx.job.id:
-        thawing = thaw(ctx, source)  # a pass whose daemon died has left it frozen
-        if thawing is not None:
-            return thawing
-        source = ctx.source_instance()
     if source.marks.get("job") != ctx.job.id or source.is_handed_over:
         # Handed over, and Redis has lost that: the way forward finds its steps done.
         return Outcome.completed()
+    if source.status == "Frozen":  # by a pass whose daemon died
+        thawing = thaw(ctx, source)
+        if thawing is not None:
+            return thawing
+        source = ctx.source_instance()
     _refuse_if_target_runs(ctx)
     if source.is_guarded:
         if "down_at" not in ctx.job.facts:
@@ -114,12 +114,8 @@ def discard_copy(ctx: Context) -> Outcome:
         return Outcome.completed()
     running = find_operation(ctx.target.operations(project=ctx.move.target_project), copy.name)
     if running is not None and "remove" not in ctx.job.evidence and "rename" not in ctx.job.evidence:
-        return Outcome.wait(
-            f"the end of '{running.description}' on {ctx.move.target}",
-            retry_in=timedelta(milliseconds=500),
-            operations=(ctx.on_target(running.id),),
-            evidence=dict(ctx.job.evidence),
-        )
+        blocked_on = f"the end of '{running.description}' on {ctx.move.target}"
+        return ctx.wait_for(ctx.on_target(running.id), blocked_on=blocked_on, retry_in=timedelta(milliseconds=500))
     return remove_copy(ctx, copy) or Outcome.completed()
 
 
