@@ -100,7 +100,7 @@ class _RequestFile(_Model):
     limits: _Limits = _Limits()
     stop: _Stop = _Stop()
     retire: Retire = Retire.STOP
-    mode: Mode = Mode.PULL
+    mode: Mode = Mode.AUTO
     health: _Health | None = None
     overrides: _Overrides = _Overrides()
 

@@ -20,7 +20,10 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class JobReport:
-    """One job. Durations in seconds, sizes in bytes; ``passes`` is how many have finished."""
+    """One job. Durations in seconds, sizes in bytes; ``passes`` is how many have finished.
+
+    ``way`` is how the last of them went: its mode, which server dialled which, and where.
+    """
 
     job: str
     instance: str
@@ -43,6 +46,7 @@ class JobReport:
     finished_at: datetime | None
     share: float  # of its itinerary, 0 to 1
     eta_s: float | None = None
+    way: str = ""
     notes: tuple[str, ...] = ()
 
 
@@ -228,6 +232,7 @@ def _job(job: Job, progress: Progress, eta: float | None) -> JobReport:
         finished_at=job.finished_at,
         share=round(_share(job), 3),
         eta_s=eta,
+        way=str(job.facts.get("way", "")),
         notes=_notes(job),
     )
 
@@ -236,6 +241,7 @@ def _notes(job: Job) -> tuple[str, ...]:
     """What the operator should know although nothing failed."""
     wrecks = job.facts.get("wrecks", ())
     notes = [f"a wreck that only its server's operator can remove: {wreck}" for wreck in wrecks]
+    notes += [f"no connection by {way}" for way in job.facts.get("closed_ways", ())]
     if "no_refresh" in job.facts:
         notes.append("everything was sent while it was down: its servers cannot refresh snapshots that moved before")
     return tuple(notes)

@@ -102,8 +102,8 @@ def _about_instance(instance: Instance, move: Move, own_job: str) -> Iterator[Fi
         yield _refuse(
             "ephemeral", "it is ephemeral: stopping it would delete the source", "make it non-ephemeral first"
         )
-    if move.policy.mode is not Mode.PULL:
-        yield _refuse("mode", f"mode {move.policy.mode} is not supported", "use pull")
+    if move.policy.mode is Mode.RELAY:
+        yield _refuse("mode", "mode relay is not supported", "use auto, pull or push")
     if move.method is Method.WARM and move.overrides.instance_only:
         yield _refuse("instance_only", "a warm move needs its snapshots", "use `method: cold` with instance-only")
     if (

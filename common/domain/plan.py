@@ -40,6 +40,7 @@ class AfterGrace(StrEnum):
 class Mode(StrEnum):
     """Who dials whom for the data."""
 
+    AUTO = "auto"  # pull; if the target cannot reach the source, push
     PULL = "pull"
     PUSH = "push"
     RELAY = "relay"
@@ -62,7 +63,7 @@ class Policy:
     grace: timedelta | None = None  # None: the instance's boot.host_shutdown_timeout, else 30 s
     after_grace: AfterGrace = AfterGrace.FORCE
     retire: Retire = Retire.STOP
-    mode: Mode = Mode.PULL
+    mode: Mode = Mode.AUTO
     stall: timedelta = timedelta(minutes=2)
     health: Health | None = None
 

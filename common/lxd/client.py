@@ -10,7 +10,7 @@ from common.domain.fleet import Pool, Profile, ServerInfo
 from common.domain.instance import Config, Devices, Instance, Snapshot
 from common.domain.operation import Operation
 from common.lxd import migration, records
-from common.lxd.migration import Offer
+from common.lxd.migration import Offer, Transfer
 from common.lxd.transport import Transport
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -269,8 +269,14 @@ class LxdClient:
         Without ``allow_inconsistent`` a running container on a ``dir`` pool is frozen as long as the transfer takes.
         """
         body = migration.offer_body(name, instance_only=instance_only, allow_inconsistent=allow_inconsistent)
-        reply = self.transport.request("POST", _path(name), params={"project": project}, json=body)
-        return Offer(operation=self._operation_of(reply.operation), secrets=records.operation(reply.metadata).metadata)
+        return self._offered(_path(name), project, body)
+
+    def push(self, name: str, to: Transfer, *, project: str = "default") -> str:
+        """Begin to send an instance to a target that waits (``await_push``). Nobody can cancel it.
+
+        The server dials within this request. Raises ServerRefused if it does not get through.
+        """
+        return self._begin("POST", _path(name), project, migration.push_body(name, to))
 
     def receive(self, body: Mapping[str, Any], *, target_member: str | None = None, project: str = "default") -> str:
         """Begin to receive a copy (``migration.receive_body``), in a cluster on this member.
@@ -279,6 +285,10 @@ class LxdClient:
         """
         where = {"project": project} | ({"target": target_member} if target_member else {})
         return self._operation_of(self.transport.request("POST", "/1.0/instances", params=where, json=body).operation)
+
+    def await_push(self, body: Mapping[str, Any], *, project: str = "default") -> Offer:
+        """As ``receive``, but wait for the source to dial. LXD gives up after 10 s, and removes a new copy then."""
+        return self._offered("/1.0/instances", project, body)
 
     def execute(
         self,
@@ -360,6 +370,10 @@ class LxdClient:
         if operation is None:
             raise ServerRefused(f"{self.remote}: did not begin an operation")
         return operation
+
+    def _offered(self, path: str, project: str, body: Mapping[str, Any]) -> Offer:
+        reply = self.transport.request("POST", path, params={"project": project}, json=body)
+        return Offer(operation=self._operation_of(reply.operation), secrets=records.operation(reply.metadata).metadata)
 
     def _change_state(self, name: str, project: str, action: str, *, timeout: int = -1, force: bool = False) -> str:
         body = {"action": action, "timeout": timeout, "force": force}

@@ -1,23 +1,22 @@
 """The bodies of the two requests that make a copy on another server.
 
-The source offers (``offer_body``), then the target receives (``receive_body``). In pull mode the target dials the
-source: the transfer belongs to the two servers, survives the death of whoever asked for it, and can be cancelled on the
-source.
+Pull: the source offers (``offer_body``), then the target receives (``receive_body``) and dials the source. Push: the
+target waits (``receive_body`` without an offer), then the source sends (``push_body``) and dials the target. Either way
+the transfer belongs to the two servers and survives the death of whoever asked for it. Only a pull can be cancelled, on
+the source.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from common.domain.errors import InputError
 from common.domain.instance import Config, Devices, Instance
-from common.domain.plan import Mode
 from common.lxd import records
 
 
 @dataclass(frozen=True, kw_only=True)
 class Offer:
-    """A source that waits for its target: LXD's for 10 s, Incus's for 30 s. ``secrets`` open its websockets."""
+    """A server that waits for the other one to dial: LXD for 10 s, Incus for 30 s. ``secrets`` open its websockets."""
 
     operation: str
     secrets: Mapping[str, str] = field(repr=False)
@@ -25,17 +24,16 @@ class Offer:
 
 @dataclass(frozen=True, kw_only=True)
 class Transfer:
-    """Where a copy comes from.
+    """How a copy is sent.
 
-    ``address`` is the source's HTTPS address as the target reaches it, ``certificate`` the PEM that the target finds
-    there. A ``refresh`` makes an existing copy equal to the source; with ``instance_only`` it deletes the copy's
-    snapshots.
+    ``offer`` is what waits for the dialling server at ``address``, the HTTPS address as that server reaches it, with
+    ``certificate``, the PEM that it finds there. Without an offer the target waits for its source to push. A
+    ``refresh`` makes an existing copy equal to the source; with ``instance_only`` it deletes the copy's snapshots.
     """
 
-    address: str
-    certificate: str
-    offer: Offer
-    mode: Mode = Mode.PULL
+    offer: Offer | None = None
+    address: str = ""
+    certificate: str = ""
     refresh: bool = False
     instance_only: bool = False
     allow_inconsistent: bool = False
@@ -53,6 +51,12 @@ def offer_body(name: str, *, instance_only: bool, allow_inconsistent: bool) -> d
     }
 
 
+def push_body(name: str, to: Transfer) -> dict[str, Any]:
+    """Body of the source's ``POST /1.0/instances/NAME`` to a target that waits."""
+    body = offer_body(name, instance_only=to.instance_only, allow_inconsistent=to.allow_inconsistent)
+    return body | {"target": _peer(to)}
+
+
 def receive_body(
     instance: Instance,
     *,
@@ -65,7 +69,7 @@ def receive_body(
     """Body of the target's ``POST /1.0/instances``.
 
     The copy gets exactly this config, these devices and profiles; a server ignores them in a refresh, unless it knows
-    ``instance_refresh_config``. Raises InputError for a mode other than pull.
+    ``instance_refresh_config``.
     """
     return {
         **records.changeable(instance, config=config, devices=devices),
@@ -93,17 +97,24 @@ def reserve_body(instance: Instance, *, name: str, config: Config, devices: Devi
 
 
 def _source(transfer: Transfer, *, base_image: str) -> dict[str, Any]:
-    if transfer.mode is not Mode.PULL:
-        raise InputError(f"transfer mode {transfer.mode} is not supported", hint="use pull")
     return {
         "type": "migration",
-        "mode": transfer.mode.value,
-        "operation": f"{transfer.address}/1.0/operations/{transfer.offer.operation}",
-        "certificate": transfer.certificate,
-        "secrets": dict(transfer.offer.secrets),
+        "mode": "pull" if transfer.offer else "push",
+        **_peer(transfer),
         "base-image": base_image,
         "live": False,
         "refresh": transfer.refresh,
         "instance_only": transfer.instance_only,
         "allow_inconsistent": transfer.allow_inconsistent,
+    }
+
+
+def _peer(transfer: Transfer) -> dict[str, Any]:
+    """Whom to dial, and how it knows the caller."""
+    if transfer.offer is None:
+        return {}
+    return {
+        "operation": f"{transfer.address}/1.0/operations/{transfer.offer.operation}",
+        "certificate": transfer.certificate,
+        "secrets": dict(transfer.offer.secrets),
     }

@@ -25,7 +25,7 @@ def copy(
     ephemeral: Annotated[bool, typer.Option("--ephemeral", "-e", help="The copy is deleted when it stops.")] = False,
     instance_only: Annotated[bool, typer.Option("--instance-only", help="Without its snapshots.")] = False,
     allow_inconsistent: options.AllowInconsistent = False,
-    mode: options.ModeOption = options.ModeName.PULL,
+    mode: options.ModeOption = options.ModeName.AUTO,
     stateless: options.Stateless = False,
     project: options.Project = None,
     target_project: options.TargetProject = "",

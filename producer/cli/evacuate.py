@@ -41,7 +41,7 @@ def evacuate(
             grace=grace,
             stop_then=stop_then,
             retire=retire,
-            mode=options.ModeName.PULL,
+            mode=options.ModeName.AUTO,
         ),
         limits=Limits(per_source=transfers, per_target=transfers, cutovers=cutovers),
     )

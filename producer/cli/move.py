@@ -24,7 +24,7 @@ def move(
     storage: options.Storage = "",
     instance_only: Annotated[bool, typer.Option("--instance-only", help="Without its snapshots (cold only).")] = False,
     allow_inconsistent: options.AllowInconsistent = False,
-    mode: options.ModeOption = options.ModeName.PULL,
+    mode: options.ModeOption = options.ModeName.AUTO,
     stateless: options.Stateless = False,
     project: options.Project = None,
     target_project: options.TargetProject = "",

@@ -14,8 +14,9 @@ from common.lxd.remotes import Remotes, split_name
 
 
 class ModeName(StrEnum):
-    """The words of `lxc move --mode`."""
+    """The words of `lxc move --mode`, and ours for what goes."""
 
+    AUTO = "auto"
     PULL = "pull"
     PUSH = "push"
     RELAY = "relay"
@@ -73,7 +74,10 @@ AllowInconsistent = Annotated[
     bool, typer.Option("--allow-inconsistent", help="Do not freeze it while a dir pool is copied.")
 ]
 Stateless = Annotated[bool, typer.Option("--stateless", help="Accepted; herder never moves memory.")]
-ModeOption = Annotated[ModeName, typer.Option("--mode", help="Who dials for the data.")]
+ModeOption = Annotated[
+    ModeName,
+    typer.Option("--mode", help="Who dials for the data: auto pulls, and pushes if the target gets no connection."),
+]
 PerServer = Annotated[
     int, typer.Option("--transfers", min=1, help="How many transfers a server serves at the same time.")
 ]

@@ -67,7 +67,7 @@ def plan(
                 grace=grace,
                 stop_then=stop_then,
                 retire=retire,
-                mode=options.ModeName.PULL,
+                mode=options.ModeName.AUTO,
             ),
             limits=Limits(per_source=transfers, per_target=transfers, cutovers=cutovers),
         )

@@ -21,10 +21,14 @@ _PATIENCE_SECONDS = 60
 
 
 class Choke:
-    """Leads to one server; whoever knows it by ``address`` has transfers from it held after ``after_bytes``."""
+    """Leads to one server; whoever knows it by ``address`` has transfers from it held after ``after_bytes``.
 
-    def __init__(self, server: LabServer, *, after_bytes: int = 4 * 1024**2) -> None:
+    With ``inward`` it is the transfers to it.
+    """
+
+    def __init__(self, server: LabServer, *, after_bytes: int = 4 * 1024**2, inward: bool = False) -> None:
         self.server = server
+        self._inward = inward
         self._after = after_bytes
         self._held = 0
         self._open = threading.Event()
@@ -43,7 +47,7 @@ class Choke:
 
     def wait_held(self, transfers: int = 1) -> None:
         """Return when this many transfers stand still."""
-        what = f"{transfers} transfers from {self.server.name} to come to {self._after} bytes"
+        what = f"{transfers} transfers through the choke of {self.server.name} to come to {self._after} bytes"
         host.wait_until(what, lambda: self._held >= transfers, seconds=_PATIENCE_SECONDS)
 
     def release(self) -> None:
@@ -68,8 +72,9 @@ class Choke:
             except OSError:  # its daemon is down: the caller shall see that too
                 near.close()
                 continue
-            threading.Thread(target=self._carry, args=(near, far), daemon=True).start()
-            threading.Thread(target=self._carry_and_hold, args=(far, near), daemon=True).start()
+            giver, taker = (near, far) if self._inward else (far, near)
+            threading.Thread(target=self._carry, args=(taker, giver), daemon=True).start()
+            threading.Thread(target=self._carry_and_hold, args=(giver, taker), daemon=True).start()
 
     def _carry(self, giver: socket.socket, taker: socket.socket) -> None:
         with suppress(OSError):
@@ -77,10 +82,10 @@ class Choke:
                 taker.sendall(data)
         _end(taker)
 
-    def _carry_and_hold(self, server: socket.socket, taker: socket.socket) -> None:
+    def _carry_and_hold(self, giver: socket.socket, taker: socket.socket) -> None:
         carried = 0
         with suppress(OSError):
-            while data := server.recv(_CHUNK):
+            while data := giver.recv(_CHUNK):
                 carried += len(data)
                 if carried > self._after and not self._open.is_set():
                     self._held += 1

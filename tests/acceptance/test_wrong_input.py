@@ -91,7 +91,7 @@ def place(sheepfold: Lab, home: Path) -> Place:
         pytest.param(("evacuate", "s1:", "--to", "s2:", "--project", "nope"), INPUT, ("s1", "nope"), id="project"),
         pytest.param(("move", "s1:sheep", "s2:", "--downtime", "soon"), INPUT, ("--downtime", "soon"), id="duration"),
         pytest.param(("move", "s1:sheep", "s2:", "--config", "user.x"), INPUT, ("--config", "user.x"), id="config"),
-        pytest.param(("move", "s1:sheep", "s2:", "--mode", "push"), NOT_ALL, ("push",), id="mode"),
+        pytest.param(("move", "s1:sheep", "s2:", "--mode", "relay"), NOT_ALL, ("relay",), id="mode"),
         pytest.param(("run", "/nowhere/plan.yaml"), INPUT, ("/nowhere/plan.yaml",), id="no such file"),
     ],
 )

@@ -18,7 +18,7 @@ import redis
 import workers.runner
 from common.domain.itinerary import FORWARD, Itinerary
 from common.domain.job import Job, State
-from common.domain.plan import AfterGrace, Limits, Method, Retire
+from common.domain.plan import AfterGrace, Limits, Method, Mode, Retire
 from tests.builders import a_job
 from tests.campaign.checker import check
 from tests.campaign.line import scripts_in_virtual_time
@@ -92,6 +92,7 @@ class _Run:
         back_to: int | None = None,
         cancels: bool = False,
         stalls: bool = False,
+        mode: Mode = Mode.AUTO,
     ) -> None:
         self.world = World(pool, 1, switches=0.0)
         self.itinerary = itinerary
@@ -101,7 +102,7 @@ class _Run:
         self._stalls = stalls
         self._kept: Copy | None = None
         self._is_on_it = itinerary in FORWARD.values()
-        self._scenario = _scenario(itinerary, retire)
+        self._scenario = _scenario(itinerary, retire, mode)
         self._person = Person(self.world)
 
     def play(self) -> list[str]:
@@ -173,10 +174,12 @@ class _Run:
                     self.world.later(0.5, lambda: self._person.ask("cancel", "c1"))
 
 
-def points(pool: redis.ConnectionPool, itinerary: Itinerary, retire: Retire = Retire.STOP) -> list[Point]:
+def points(
+    pool: redis.ConnectionPool, itinerary: Itinerary, retire: Retire = Retire.STOP, *, mode: Mode = Mode.AUTO
+) -> list[Point]:
     """Every place in which a worker can die on this way. Raises AssertionError if the way is not gone well."""
     with scripts_in_virtual_time():
-        run = _Run(pool, itinerary, None, retire)
+        run = _Run(pool, itinerary, None, retire, mode=mode)
         with _staged(run):
             violations = run.play()
     assert violations == [], "\n".join([*violations, *story(run.world)])
@@ -191,11 +194,12 @@ def dies(
     *,
     back_to: Point | None = None,
     cancels: bool = False,
+    mode: Mode = Mode.AUTO,
 ) -> list[str]:
     """What is wrong after a death at this point, with the story if anything is."""
     with scripts_in_virtual_time():
         back = back_to.number if back_to else None
-        run = _Run(pool, itinerary, point.number, retire, back_to=back, cancels=cancels)
+        run = _Run(pool, itinerary, point.number, retire, back_to=back, cancels=cancels, mode=mode)
         with _staged(run):
             violations = run.play()
         died = any(text.startswith("dies before") for _, text in run.world.story)
@@ -228,11 +232,12 @@ def _staged(run: _Run) -> Iterator[None]:
         yield
 
 
-def _scenario(itinerary: Itinerary, retire: Retire) -> Scenario:
+def _scenario(itinerary: Itinerary, retire: Retire, mode: Mode) -> Scenario:
     methods = {way.name: method for method, way in FORWARD.items()}
     machine = Machine(
         name="c1", source="s1", target="s2", runs=True, mib=20, guest=Guest(writes_per_second=5.0), snapshots=1,
-        autostart="true", method=methods.get(itinerary.name, Method.WARM), retire=retire, after_grace=AfterGrace.FORCE,
+        autostart="true", method=methods.get(itinerary.name, Method.WARM), retire=retire,
+        after_grace=AfterGrace.FORCE, mode=mode,
     )  # fmt: skip
     servers = (Server("s1", "btrfs", 60e6), Server("s2", "btrfs", 60e6))
     return Scenario(1, servers, (machine,), (timedelta(0),), Limits())

@@ -1,10 +1,10 @@
 """What one seed stands for: servers, instances, plans, what people ask for, and what goes wrong when."""
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
-from common.domain.plan import AfterGrace, Limits, Method, Policy, Retire
+from common.domain.plan import AfterGrace, Limits, Method, Mode, Policy, Retire
 from tests.simulator import Guest
 
 SERVERS = ("s1", "s2", "s3")
@@ -32,6 +32,7 @@ class Machine:
     method: Method | None
     retire: Retire
     after_grace: AfterGrace
+    mode: Mode = Mode.AUTO
 
     @property
     def is_copied(self) -> bool:
@@ -44,6 +45,7 @@ class Machine:
             grace=timedelta(seconds=5),
             after_grace=self.after_grace,
             retire=self.retire,
+            mode=self.mode,
             stall=timedelta(seconds=60),
         )
 
@@ -75,7 +77,10 @@ class Strike:
 
 @dataclass(frozen=True)
 class Scenario:
-    """Everything that a seed decides before the trial begins."""
+    """Everything that a seed decides before the trial begins.
+
+    Of each pair of ``walls`` the first server cannot reach the second.
+    """
 
     seed: int
     servers: tuple[Server, ...]
@@ -84,6 +89,7 @@ class Scenario:
     limits: Limits
     wishes: tuple[Wish, ...] = ()
     strikes: tuple[Strike, ...] = field(default=())
+    walls: tuple[tuple[str, str], ...] = ()
 
 
 #: Kinds that the simulator knows how to do to one request.
@@ -141,7 +147,25 @@ def draw(seed: int) -> Scenario:
         for _ in range(dice.choice([0, 0, 1, 2]))
     )
     limits = Limits(per_source=dice.randint(1, 3), per_target=dice.randint(1, 3), cutovers=dice.randint(1, 4))
-    return Scenario(seed, servers, machines, workers, limits, wishes, strikes)
+    walls, machines = _roads(random.Random(f"roads of {seed}"), machines)
+    return Scenario(seed, servers, machines, workers, limits, wishes, strikes, walls)
+
+
+def _roads(
+    dice: random.Random, machines: tuple[Machine, ...]
+) -> tuple[tuple[tuple[str, str], ...], tuple[Machine, ...]]:
+    """Walls that leave every machine a way, and in which mode each moves; from dice of their own."""
+    walls: set[tuple[str, str]] = set()
+    for machine in machines:
+        if dice.random() < 0.2 and (machine.source, machine.target) not in walls:
+            walls.add((machine.target, machine.source))
+    return tuple(sorted(walls)), tuple(replace(each, mode=dice.choice(_open_modes(each, walls))) for each in machines)
+
+
+def _open_modes(machine: Machine, walls: set[tuple[str, str]]) -> list[Mode]:
+    pulls = [] if (machine.target, machine.source) in walls else [Mode.PULL]
+    pushes = [] if (machine.source, machine.target) in walls else [Mode.PUSH]
+    return [Mode.AUTO, *pulls, *pushes]
 
 
 def _machine(dice: random.Random, name: str, servers: tuple[str, ...]) -> Machine:

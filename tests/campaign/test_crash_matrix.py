@@ -5,7 +5,8 @@ from functools import cache
 import pytest
 import redis
 
-from common.domain.itinerary import ITINERARIES, Itinerary
+from common.domain.itinerary import COLD, ITINERARIES, WARM, Itinerary
+from common.domain.plan import Mode
 from tests.campaign.matrix import Point, dies, points, stalls
 
 MATRIX = [
@@ -28,6 +29,18 @@ def test_a_worker_that_dies_anywhere_in_a_step_harms_nothing(
     meant = [point for point in _points(pool, itinerary.name) if point.step == step]
     assert {"before", "checkpoint", "after"} <= {point.when for point in meant}
     wrong = [line for point in meant for line in dies(pool, itinerary, point)]
+    assert wrong == [], "\n".join(wrong)
+
+
+@pytest.mark.parametrize("itinerary", [WARM, COLD], ids=lambda itinerary: itinerary.name)
+def test_a_worker_that_dies_anywhere_in_a_pushed_pass_harms_nothing(
+    pool: redis.ConnectionPool, itinerary: Itinerary
+) -> None:
+    """Between the two requests too, after which the target waits in vain."""
+    passes = [step.name for step in itinerary.steps if step.name.endswith(("_pass", "_passes"))]
+    meant = [point for point in points(pool, itinerary, mode=Mode.PUSH) if point.step in passes]
+    assert {point.step for point in meant} == set(passes)
+    wrong = [line for point in meant for line in dies(pool, itinerary, point, mode=Mode.PUSH)]
     assert wrong == [], "\n".join(wrong)
 
 

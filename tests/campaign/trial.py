@@ -104,6 +104,7 @@ def build(world: World, scenario: Scenario) -> dict[str, Before]:
     """The servers with their instances."""
     for each in scenario.servers:
         world.fleet.add(each.name, driver=each.driver, bandwidth=each.bandwidth)
+    world.fleet.walls.update(scenario.walls)
     for machine in scenario.machines:
         _launch(world, machine)
     world.clock.advance(0.5)

@@ -11,7 +11,7 @@ from typing import Protocol
 from common.domain.instance import Devices
 from common.lxd.client import LxdClient
 from common.lxd.connect import connect
-from common.lxd.migration import Transfer, receive_body
+from common.lxd.migration import Offer, Transfer, receive_body
 from common.lxd.remotes import Remote, Remotes
 from tests.lab.pulls import MIB, Pull, done
 from tests.lab.pulls import Site as LabSite
@@ -57,8 +57,8 @@ class Site(Protocol):
 
     def kill(self) -> None: ...
     def start(self) -> None: ...
-    def wire(self, *, hold_after: int | None = None) -> AbstractContextManager[AnyWire]:
-        """A wire to this server."""
+    def wire(self, *, hold_after: int | None = None, push: bool = False) -> AbstractContextManager[AnyWire]:
+        """A wire to this server, which is the source, or for a ``push`` the target."""
 
     def stranger(self) -> LxdClient:
         """A client that the server does not trust."""
@@ -115,7 +115,8 @@ class Simulated:
     def start(self) -> None:
         self.fleet.start(self.server.name)
 
-    def wire(self, *, hold_after: int | None = None) -> Wire:
+    def wire(self, *, hold_after: int | None = None, push: bool = False) -> Wire:
+        del push
         return Wire(self.server, hold_after=hold_after)
 
     def stranger(self) -> LxdClient:
@@ -176,8 +177,8 @@ class Real:
     def start(self) -> None:
         self.site.server.start()
 
-    def wire(self, *, hold_after: int | None = None) -> LabWire:
-        return LabWire(self.site.server, hold_after=hold_after)
+    def wire(self, *, hold_after: int | None = None, push: bool = False) -> LabWire:
+        return LabWire(self.site.server, hold_after=hold_after, push=push)
 
     def stranger(self) -> LxdClient:
         remote = Remotes.load({"LXD_CONF": str(self.lxc_conf)}, Path("/nowhere")).get(self.site.server.name)
@@ -245,3 +246,34 @@ def begin_pull(
         ),
     )
     return Pull(source.client, target.client, offer.operation, target.client.receive(body))
+
+
+def await_push(
+    source: Site, target: Site, name: str, *, config: Mapping[str, str] | None = None, refresh: bool = False
+) -> Offer:
+    """Have a target wait for an instance under its own name."""
+    instance = source.client.instance(name)
+    body = receive_body(
+        instance,
+        name=name,
+        config=config or {},
+        devices=instance.devices,
+        profiles=instance.profiles,
+        source=Transfer(refresh=refresh),
+    )
+    return target.client.await_push(body)
+
+
+def begin_push(
+    source: Site,
+    target: Site,
+    name: str,
+    *,
+    wire: AnyWire | None = None,
+    config: Mapping[str, str] | None = None,
+    refresh: bool = False,
+) -> Pull:
+    """Begin to push an instance under its own name."""
+    awaited = await_push(source, target, name, config=config, refresh=refresh)
+    to = Transfer(offer=awaited, address=wire.address if wire else target.address, certificate=target.certificate)
+    return Pull(source.client, target.client, source.client.push(name, to), awaited.operation)

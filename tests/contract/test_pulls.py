@@ -4,6 +4,7 @@ import pytest
 
 from common.domain.errors import NotFound, ServerRefused
 from common.lxd.events import progress
+from common.lxd.migration import Transfer, receive_body
 from tests.contract.sites import Site, begin_pull
 from tests.lab.pulls import MIB, done, finished
 
@@ -144,6 +145,23 @@ def test_a_source_that_cannot_be_reached_fails_the_operation_and_leaves_nothing(
     }
     ended = finished(s2.client, s2.client.receive({"name": NAME, "architecture": "x86_64", "source": source}))
     assert "Unable to connect to" in ended.error
+    assert names(s2) == set()
+    s1.client.cancel(offer.operation)
+
+
+def test_a_source_with_another_certificate_fails_the_operation_and_says_so(s1: Site, s2: Site) -> None:
+    s1.launch(NAME)
+    offer = s1.client.offer(NAME)
+    instance = s1.client.instance(NAME)
+    body = receive_body(
+        instance,
+        name=NAME,
+        config={},
+        devices=instance.devices,
+        profiles=instance.profiles,
+        source=Transfer(offer=offer, address=s1.address, certificate=s2.certificate),
+    )
+    assert "x509: certificate signed by unknown authority" in finished(s2.client, s2.client.receive(body)).error
     assert names(s2) == set()
     s1.client.cancel(offer.operation)
 

@@ -1,6 +1,6 @@
-"""A wire between the source and the target of a pull, which a test can hold still or cut in the middle of the transfer.
+"""A wire between the source and the target, which a test can hold still or cut in the middle of the transfer.
 
-A target dials whatever address it is told and knows the source by its certificate, so a plain TCP relay can stand in
+A server dials whatever address it is told and knows the other one by its certificate, so a plain TCP relay can stand in
 between.
 """
 
@@ -15,15 +15,16 @@ CHUNK = 64 * 1024
 
 
 class Wire:
-    """Leads to one server; a target dials ``address``.
+    """Leads to one server; the other one dials ``address``: the target to pull, the source for a ``push``.
 
     After ``hold_after`` bytes from the source it carries nothing more until ``release`` or ``cut``. ``carried`` counts
     the bytes that came from the source.
     """
 
-    def __init__(self, server: LabServer, *, hold_after: int | None = None) -> None:
+    def __init__(self, server: LabServer, *, hold_after: int | None = None, push: bool = False) -> None:
         self.carried = 0
         self._port = server.port
+        self._is_push = push
         self._hold_after = hold_after
         self._held = threading.Event()
         self._open = threading.Event()
@@ -31,6 +32,8 @@ class Wire:
         self._lock = threading.Lock()
         self._sockets: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
+        if push:
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, CHUNK)
         self.address = f"https://127.0.0.1:{self._listener.getsockname()[1]}"
 
     def __enter__(self) -> Self:
@@ -77,8 +80,8 @@ class Wire:
             far.connect(("127.0.0.1", self._port))
             with self._lock:
                 self._sockets += [near, far]
-            threading.Thread(target=self._carry, args=(near, far, False), daemon=True).start()
-            threading.Thread(target=self._carry, args=(far, near, True), daemon=True).start()
+            threading.Thread(target=self._carry, args=(near, far, self._is_push), daemon=True).start()
+            threading.Thread(target=self._carry, args=(far, near, not self._is_push), daemon=True).start()
 
     def _carry(self, giver: socket.socket, taker: socket.socket, from_source: bool) -> None:
         try:

@@ -27,6 +27,7 @@ def kill(server: "Server") -> None:
     for transfer in list(server.transfers) + _not_flowing(server):
         transfer.killed(server)
     server.offers.clear()
+    server.expected.clear()
     server.working = 0
     server.operations = Operations(server)
     for instance in server.instances.values():

@@ -40,6 +40,8 @@ class Fleet:
         self.storage = storage.Storage()
         self.requests = 0
         self._random = random.Random(seed)
+        #: Names of servers: the first cannot reach the second.
+        self.walls: set[tuple[str, str]] = set()
         self._by_address: dict[str, Server | Wire] = {}
         self._pids = 1000
 
@@ -192,13 +194,14 @@ class Fleet:
         found = self._by_address.get(address)
         return found if isinstance(found, Server) else None
 
-    def reach(self, _target: Server, address: str) -> "tuple[Server | None, Wire | None]":
-        """The server that a target reaches there, and the wire on the way, if any."""
+    def reach(self, dialler: Server, address: str) -> "tuple[Server | None, Wire | None]":
+        """The server that another one reaches there, and the wire on the way, if any."""
         found = self._by_address.get(address)
         if found is None:
             return None, None
         server, wire = (found, None) if isinstance(found, Server) else (found.server, found)
-        return (server if server.is_up else None), wire
+        is_open = server.is_up and (dialler.name, server.name) not in self.walls
+        return (server if is_open else None), wire
 
     def new_pid(self) -> int:
         self._pids += 1

@@ -1,4 +1,7 @@
-"""The two requests of a pull: the source offers, the target receives and dials. What then flows is in ``transfer``."""
+"""The two requests of a transfer. What then flows is in ``transfer``.
+
+Pull: the source offers, the target receives and dials. Push: the target waits, the source sends and dials.
+"""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,16 +16,18 @@ from tests.simulator.transfer import Transfer
 
 if TYPE_CHECKING:
     from tests.simulator.server import Server
+    from tests.simulator.wire import Wire
 
 OFFER_SECONDS = 10.0
 _DIAL = 0.02
 _LOST = "Timed out waiting for migration connections"
 _TRANSFER = "Error transferring instance data: "
+_HANDSHAKE = "websocket: bad handshake"
 
 
 @dataclass(slots=True)
 class Offer:
-    """A source that waits for its target."""
+    """A source that waits for its target, or has dialled it."""
 
     instance: Instance
     operation: Operation
@@ -33,11 +38,31 @@ class Offer:
     transfer: Transfer | None = field(default=None)
 
 
+@dataclass(slots=True)
+class Expected:
+    """A target that has a copy to be filled, and for a push waits for its source."""
+
+    server: "Server"
+    copy: Instance
+    operation: Operation
+    is_refresh: bool
+    instance_only: bool
+    timer: Timer | None = None
+
+    def give_up(self, error: str) -> None:
+        """It ends, and a new copy with it."""
+        self.server.expected.pop(self.operation.id, None)
+        is_where_it_was = self.server.instances.get((self.copy.project, _name_in(self.operation))) is self.copy
+        if not self.is_refresh and self.copy.is_unusable and is_where_it_was:
+            creation.forget(self.server, self.copy)
+        self.server.operations.end(self.operation, _TRANSFER + error)
+
+
 def offer(server: "Server", request: Request, instance: Instance) -> Response:
     """Begin to wait for a target, for 10 s."""
     body = request.json
     if body.get("target"):
-        raise Refused(501, "The simulator has no push")
+        return _push(server, request, instance)
     secrets = {"control": server.fleet.new_secret(), "fs": server.fleet.new_secret()}
     # Left out, it means yes.
     if body.get("live", True) and instance.is_alive:
@@ -63,6 +88,30 @@ def offer(server: "Server", request: Request, instance: Instance) -> Response:
     return begun(operation.record())
 
 
+def _push(server: "Server", request: Request, instance: Instance) -> Response:
+    """Dial the target within the request, then send. Raises Refused."""
+    body = request.json
+    target, wire, number = _dialled(server, body["target"])
+    expected: Expected | None = target.expected.get(number)
+    if expected is None or dict(body["target"].get("secrets") or {}) != expected.operation.metadata:
+        raise Refused(500, _HANDSHAKE)
+    del target.expected[number]
+    if expected.timer:
+        expected.timer.cancel()
+    operation = server.operations.begin(
+        "Migrating instance", request.project, instance.name, location=instance.location
+    )
+    offered = Offer(
+        instance=instance,
+        operation=operation,
+        secrets={},
+        instance_only=bool(body.get("instance_only")),
+        allow_inconsistent=bool(body.get("allow_inconsistent")),
+    )
+    _meet(server, offered, expected, wire)
+    return begun(operation.record())
+
+
 def _withdraw(server: "Server", offered: Offer, reason: str) -> None:
     if offered.transfer is not None:
         offered.transfer.fail(f"{_TRANSFER}Got error reading migration source: websocket: close 1000 (normal)", reason)
@@ -85,18 +134,21 @@ def receive(server: "Server", request: Request) -> Response:
         instance = known
     else:
         instance = _new_copy(server, request)
+    is_pull = source.get("mode", "pull") == "pull"
     operation = server.operations.begin(
         "Creating instance",
         request.project,
         name,
-        kind="task" if source.get("mode", "pull") == "pull" else "websocket",
+        kind="task" if is_pull else "websocket",
+        metadata=None if is_pull else {"control": server.fleet.new_secret(), "fs": server.fleet.new_secret()},
         location=instance.location,
     )
-    if source.get("mode", "pull") == "pull":
-        server.later(_DIAL, lambda: _dial(server, instance, operation, source, is_refresh=is_refresh))
+    expected = Expected(server, instance, operation, is_refresh, bool(source.get("instance_only")))
+    if is_pull:
+        server.later(_DIAL, lambda: _dial(expected, source))
     else:
-        operation.metadata = {"control": server.fleet.new_secret(), "fs": server.fleet.new_secret()}
-        server.later(OFFER_SECONDS, lambda: _give_up(server, instance, operation, _LOST, is_refresh=is_refresh))
+        server.expected[operation.id] = expected
+        expected.timer = server.later(OFFER_SECONDS, lambda: expected.give_up(_LOST))
     return begun(operation.record())
 
 
@@ -113,33 +165,43 @@ def _new_copy(server: "Server", request: Request) -> Instance:
     return instance
 
 
-def _dial(server: "Server", target: Instance, operation: Operation, told: dict[str, Any], *, is_refresh: bool) -> None:
+def _dial(expected: Expected, told: dict[str, Any]) -> None:
     """Connect to the source and begin; what is wrong ends the operation, and a new copy with it."""
-
-    def give_up(error: str) -> None:
-        _give_up(server, target, operation, _TRANSFER + error, is_refresh=is_refresh)
-
-    place = urlsplit(str(told.get("operation") or ""))
-    address = f"https://{place.netloc}"
-    source, wire = server.fleet.reach(server, address)
-    if source is None:
-        give_up(f"Unable to connect to: {place.netloc} ([dial tcp {place.netloc}: connect: connection refused])")
+    try:
+        source, wire, number = _dialled(expected.server, told)
+    except Refused as refused:
+        expected.give_up(refused.text)
         return
-    if str(told.get("certificate") or "").strip() != source.identity.certificate.strip():
-        give_up(f"Unable to connect to: {place.netloc} ([x509: certificate signed by unknown authority])")
-        return
-    offered: Offer | None = source.offers.get(place.path.rpartition("/")[2])
+    offered: Offer | None = source.offers.get(number)
     if offered is None or dict(told.get("secrets") or {}) != offered.secrets:
-        give_up("websocket: bad handshake")
+        expected.give_up(_HANDSHAKE)
         return
-    source.offers.pop(offered.operation.id)
+    del source.offers[number]
     if offered.timer:
         offered.timer.cancel()
-    problem, at_source = _snapshots_impossible(server, target, offered), breakage.NO_INDEX
-    if not is_refresh and (target.project, target.name) in server.pools[target.pool].ownerless:
+    _meet(source, offered, expected, wire)
+
+
+def _dialled(dialler: "Server", told: dict[str, Any]) -> "tuple[Server, Wire | None, str]":
+    """The server that one was told to dial, the wire on the way, and the operation there. Raises Refused."""
+    place = urlsplit(str(told.get("operation") or ""))
+    found, wire = dialler.fleet.reach(dialler, f"https://{place.netloc}")
+    if found is None:
+        why = f"dial tcp {place.netloc}: connect: connection refused"
+        raise Refused(500, f"Unable to connect to: {place.netloc} ([{why}])")
+    if str(told.get("certificate") or "").strip() != found.identity.certificate.strip():
+        raise Refused(500, "x509: certificate signed by unknown authority")
+    return found, wire, place.path.rpartition("/")[2]
+
+
+def _meet(source: "Server", offered: Offer, expected: Expected, wire: "Wire | None") -> None:
+    """Both are connected: begin, or end both for what cannot be."""
+    server, copy = expected.server, expected.copy
+    problem, at_source = _snapshots_impossible(server, copy, offered), breakage.NO_INDEX
+    if not expected.is_refresh and (copy.project, copy.name) in server.pools[copy.pool].ownerless:
         problem, at_source = breakage.STILL_THERE, breakage.NO_HEADER
     if problem:
-        give_up(problem)
+        expected.give_up(problem)
         source.later(0.005, lambda: source.operations.end(offered.operation, at_source))
         return
     offered.transfer = Transfer(
@@ -147,10 +209,10 @@ def _dial(server: "Server", target: Instance, operation: Operation, told: dict[s
         instance=offered.instance,
         offered=offered.operation,
         target=server,
-        copy=target,
-        received=operation,
-        is_refresh=is_refresh,
-        instance_only=bool(told.get("instance_only")) or offered.instance_only,
+        copy=copy,
+        received=expected.operation,
+        is_refresh=expected.is_refresh,
+        instance_only=expected.instance_only or offered.instance_only,
         allow_inconsistent=offered.allow_inconsistent,
         wire=wire,
     )
@@ -166,10 +228,3 @@ def _snapshots_impossible(server: "Server", target: Instance, offered: Offer) ->
 
 def _name_in(operation: Operation) -> str:
     return str(operation.resources["instances"][0]).rpartition("/")[2]
-
-
-def _give_up(server: "Server", target: Instance, operation: Operation, error: str, *, is_refresh: bool) -> None:
-    is_where_it_was = server.instances.get((target.project, _name_in(operation))) is target
-    if not is_refresh and target.is_unusable and is_where_it_was:
-        creation.forget(server, target)
-    server.operations.end(operation, error)

@@ -57,6 +57,7 @@ class Server:
         self.events = Events(self)
         self.operations = Operations(self)
         self.offers: dict[str, Any] = {}
+        self.expected: dict[str, Any] = {}
         self.transfers: list[Transfer] = []
         self.working = 0
         #: What faults make of certain instances: names whose stop never ends, and how many starts of a name fail.

@@ -77,4 +77,4 @@ class Wire:
             self._carried += transfer.sent
 
     def _retime(self) -> None:
-        traffic.retime(self.server, *(each.target for each in self._transfers))
+        traffic.retime(self.server, *(end for each in self._transfers for end in (each.server, each.target)))

@@ -1,4 +1,4 @@
-"""One pass: snapshot on the source, offer, receive on the target, and the proof that it arrived.
+"""One pass: snapshot on the source, the two requests that make it flow, and the proof that it arrived.
 
 The target's marks are the truth about passes: ``state`` is ``receiving`` while a pass may be half-way and ``complete``
 after it was seen to succeed on both servers, ``pass`` is its number. A half-made target otherwise looks like a
@@ -23,17 +23,17 @@ from common.domain.errors import (
     TransferStalled,
     VerificationFailed,
 )
-from common.domain.fleet import ServerInfo
 from common.domain.instance import COPY_OF, GUARD_DEVICE, Instance, is_root_disk
 from common.domain.job import Outcome, Pass
 from common.domain.operation import Operation, OperationRef
-from common.domain.plan import identity_of
+from common.domain.plan import Mode, identity_of
 from common.lxd.migration import Transfer, receive_body, reserve_body
 from workers.steps.context import LOOK_AGAIN, Context
 from workers.steps.copies import find_operation, free_name, remove_copy
 from workers.steps.guard import GUARD
 from workers.steps.marks import mark, marked, restored, snapshot_name, uuid_of_copy, wanted
 from workers.steps.repair import drop_newest_snapshot, is_beyond_repair
+from workers.steps.ways import choose_way, closed_way, is_closed, is_push
 
 #: LXD 5.0.2 on btrfs tells snapshots apart by the subvolume they were received from. Those that came to the source
 #: with an earlier move count as missing on the target, and the stream then has no parent.
@@ -177,58 +177,81 @@ def _is_inconsistent_allowed(ctx: Context, instance: Instance) -> bool:
 
 
 def _begin(ctx: Context, kind: str, instance: Instance, copy: Instance | None) -> Outcome:
-    """Offer and receive, back to back: an offer that is not taken up within 10 s is withdrawn by its server."""
+    """The two requests, back to back: who offers or waits gives up after 10 s, which is less than a lease."""
     source_info, target_info = ctx.source.info(), ctx.target.info()
-    address = _source_address(ctx, source_info)
+    way = choose_way(ctx, source_info, target_info)
     if kind != "full" and not mark_receiving(ctx, copy, _number(ctx)):
         kind = "full"
-    ctx.note(
-        evidence={
-            "began": ctx.now().isoformat(),
-            "target_pid": target_info.pid,
-            "tries": int(ctx.job.evidence.get("tries", 0)) + 1,
-        }
-    )
-    inconsistent = _is_inconsistent_allowed(ctx, instance)
+    ctx.note(evidence={"began": ctx.now().isoformat(), "target_pid": target_info.pid})
     if ctx.move.is_copy:
         there = ctx.source.snapshots(ctx.move.instance, project=ctx.move.project)
         ctx.note(snapshots=[snapshot.name for snapshot in there])
+    transfer = Transfer(
+        address=way.address,
+        certificate=(source_info if way.mode is Mode.PULL else target_info).certificate,
+        refresh=kind != "full",
+        instance_only=ctx.move.overrides.instance_only,
+        allow_inconsistent=_is_inconsistent_allowed(ctx, instance),
+    )
+    begin = _pull if way.mode is Mode.PULL else _push
+    offer, receive = begin(ctx, instance, transfer)
+    offered, received = ctx.on_source(offer), ctx.on_target(receive)
+    return _wait(ctx, kind, offered, received, {**ctx.job.evidence, "offer": offer, "receive": receive})
+
+
+def _pull(ctx: Context, instance: Instance, transfer: Transfer) -> tuple[str, str]:
+    """The source offers, the target takes it up: the operations of both."""
     ctx.confirm_fence()
     offer = ctx.source.offer(
         ctx.move.instance,
         project=ctx.move.project,
-        instance_only=ctx.move.overrides.instance_only,
-        allow_inconsistent=inconsistent,
+        instance_only=transfer.instance_only,
+        allow_inconsistent=transfer.allow_inconsistent,
     )
     try:
         ctx.confirm_fence()
-        receiving = ctx.target.receive(
-            receive_body(
-                replace(instance, ephemeral=ctx.move.overrides.ephemeral) if ctx.move.is_copy else instance,
-                name=ctx.move.name,
-                config=_copy_config(ctx, instance),
-                devices={**ctx.wanted_devices(instance), GUARD_DEVICE: GUARD},
-                profiles=wanted_profiles(instance, ctx.move),
-                source=Transfer(
-                    address=address,
-                    certificate=source_info.certificate,
-                    offer=offer,
-                    mode=ctx.move.policy.mode,
-                    refresh=kind != "full",
-                    instance_only=ctx.move.overrides.instance_only,
-                    allow_inconsistent=inconsistent,
-                ),
-            ),
-            project=ctx.move.target_project,
-        )
+        body = _receive_body(ctx, instance, replace(transfer, offer=offer))
+        receiving = ctx.target.receive(body, project=ctx.move.target_project)
     except PermanentError as error:
         # Refused at once: the offer would live on for its 10 s and keep the source busy.
         ctx.source.cancel(offer.operation)
-        if _STILL_THERE in error.message:
-            raise TransferFailed(error.message) from error
-        raise
-    offered, received = ctx.on_source(offer.operation), ctx.on_target(receiving)
-    return _wait(ctx, kind, offered, received, {**ctx.job.evidence, "offer": offered.id, "receive": received.id})
+        raise _not_received(error) from error
+    return offer.operation, receiving
+
+
+def _push(ctx: Context, instance: Instance, transfer: Transfer) -> tuple[str, str]:
+    """The target waits, the source sends: the operations of both. Raises TransferFailed if it does not get through.
+
+    The target cannot be told so: it waits out its 10 s, and the next attempt waits for that.
+    """
+    ctx.confirm_fence()
+    try:
+        awaited = ctx.target.await_push(_receive_body(ctx, instance, transfer), project=ctx.move.target_project)
+    except PermanentError as error:
+        raise _not_received(error) from error
+    ctx.confirm_fence()
+    try:
+        pushing = ctx.source.push(ctx.move.instance, replace(transfer, offer=awaited), project=ctx.move.project)
+    except ServerRefused as refused:
+        if is_closed(refused.message):
+            raise closed_way(ctx, refused.message) from refused
+        raise TransferFailed(refused.message) from refused
+    return pushing, awaited.operation
+
+
+def _not_received(error: PermanentError) -> Exception:
+    return TransferFailed(error.message) if _STILL_THERE in error.message else error
+
+
+def _receive_body(ctx: Context, instance: Instance, transfer: Transfer) -> dict[str, Any]:
+    return receive_body(
+        replace(instance, ephemeral=ctx.move.overrides.ephemeral) if ctx.move.is_copy else instance,
+        name=ctx.move.name,
+        config=_copy_config(ctx, instance),
+        devices={**ctx.wanted_devices(instance), GUARD_DEVICE: GUARD},
+        profiles=wanted_profiles(instance, ctx.move),
+        source=transfer,
+    )
 
 
 def _reserve_name(ctx: Context) -> None:
@@ -241,23 +264,13 @@ def _reserve_name(ctx: Context) -> None:
 
 
 def _wait(ctx: Context, kind: str, offered: OperationRef, received: OperationRef, evidence: dict[str, Any]) -> Outcome:
+    by = " by push, which cannot be cancelled" if is_push(evidence) else ""
     return Outcome.wait(
-        f"{kind} pass {evidence['pass']} from {ctx.move.source} to {ctx.move.target}",
+        f"{kind} pass {evidence['pass']} from {ctx.move.source} to {ctx.move.target}{by}",
         retry_in=LOOK_AGAIN,
         operations=(received, offered),
         evidence=evidence,
     )
-
-
-def _source_address(ctx: Context, info: ServerInfo) -> str:
-    """Where the target dials: where we do if that is HTTPS, then what the source announces; another one each try."""
-    candidates = ctx.source.addresses(info)
-    if not candidates:
-        raise PermanentError(
-            f"{ctx.move.source} listens on no network address, so {ctx.move.target} cannot pull from it",
-            hint=f"`lxc config set {ctx.move.source}: core.https_address=[::]:8443`",
-        )
-    return candidates[int(ctx.job.evidence.get("tries", 0)) % len(candidates)]
 
 
 def _copy_config(ctx: Context, instance: Instance) -> dict[str, str]:
@@ -328,6 +341,8 @@ def _follow(ctx: Context, kind: str) -> Outcome | Pass:
             vanished = int(ctx.job.facts.get("vanished", 0)) + 1
             ctx.note(vanished=vanished, must_freeze=vanished > 1)
         ctx.forget(*_KEYS)
+        if is_closed(target_side.error):
+            raise closed_way(ctx, target_side.error)
         raise _failure(ctx, target_side, source_side)
     return _prove(ctx, kind, offered)
 
@@ -365,7 +380,10 @@ def _target_pool(ctx: Context) -> Any:
 
 
 def _watch_for_stall(ctx: Context, offered: OperationRef, source_side: Operation | None) -> None:
-    """A frozen source is never noticed by the target, so we watch the bytes ourselves and cancel."""
+    """A frozen source is never noticed by the target, so we watch the bytes ourselves and cancel, if that is possible.
+
+    A push goes on until its servers notice; what waits for it says so.
+    """
     sent, _ = ctx.log.progress(offered)
     now = ctx.now()
     if sent != ctx.job.evidence.get("sent") or "moved_at" not in ctx.job.evidence:
@@ -373,7 +391,7 @@ def _watch_for_stall(ctx: Context, offered: OperationRef, source_side: Operation
         return
     still_for = now - datetime.fromisoformat(ctx.job.evidence["moved_at"])
     patience = ctx.move.policy.stall * (1 if ctx.job.facts.get("deltas") else _STALL_FACTOR_OF_RSYNC)
-    if still_for < patience or source_side is None:
+    if still_for < patience or source_side is None or not source_side.may_cancel:
         return
     ctx.confirm_fence()
     ctx.source.cancel(offered.id)
@@ -429,6 +447,8 @@ def _prove(ctx: Context, kind: str, offered: OperationRef | None) -> Pass:
     _mark_copy(ctx, copy, {"state": "complete", "pass": str(_number(ctx)), "probe": ""})
     began = datetime.fromisoformat(ctx.job.evidence["began"])
     sent = ctx.log.progress(offered)[0] if offered else 0
+    if "way" in ctx.job.evidence:
+        ctx.job = ctx.job.noted(ctx.job.evidence, {"way": ctx.job.evidence["way"]})
     return Pass(number=_number(ctx), kind=kind, took=ctx.now() - began, sent=sent)
 
 

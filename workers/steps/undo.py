@@ -19,7 +19,7 @@ _REFRESH_MAY_END = timedelta(seconds=20)
 
 
 def cancel_pass(ctx: Context) -> Outcome:
-    """No transfer of this instance is under way any more. Only the source's side of a pull can be cancelled.
+    """No transfer of this instance is under way any more. Only a pull can be cancelled; a push is waited for.
 
     A refresh gets a while to end by itself: LXD 5.0.2 forgets the snapshot, but not the snapshot's volume, of one that
     is cancelled between the two, and then cannot delete the copy any more.
@@ -32,8 +32,9 @@ def cancel_pass(ctx: Context) -> Outcome:
     if running.may_cancel and not may_end:
         ctx.confirm_fence()
         ctx.source.cancel(running.id)
+    what = "" if running.may_cancel else ", which cannot be cancelled"
     return Outcome.wait(
-        f"the end of '{running.description}' on {ctx.move.source}",
+        f"the end of '{running.description}' on {ctx.move.source}{what}",
         retry_in=timedelta(milliseconds=300),
         operations=(ctx.on_source(running.id),),
         evidence={**ctx.job.evidence, "cancels_since": since},

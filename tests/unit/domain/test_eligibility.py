@@ -105,8 +105,8 @@ ONE_FINDING = [
     ),
     (
         "another transfer mode",
-        {"move": moved_by(mode=Mode.PUSH)},
-        ("mode", "mode push is not supported", "use pull"),
+        {"move": moved_by(mode=Mode.RELAY)},
+        ("mode", "mode relay is not supported", "use auto, pull or push"),
     ),
     (
         "a warm move without snapshots",

@@ -2,12 +2,8 @@
 
 from dataclasses import replace
 
-import pytest
-
-from common.domain.errors import InputError
 from common.domain.instance import Instance
-from common.domain.plan import Mode
-from common.lxd.migration import Offer, Transfer, offer_body, receive_body
+from common.lxd.migration import Offer, Transfer, offer_body, push_body, receive_body
 
 C1 = Instance(
     name="c1",
@@ -72,10 +68,28 @@ def test_the_copy_gets_what_was_decided_and_keeps_what_it_is() -> None:
     }
 
 
-@pytest.mark.parametrize("mode", [Mode.PUSH, Mode.RELAY])
-def test_only_pull_is_supported(mode: Mode) -> None:
-    with pytest.raises(InputError, match=f"transfer mode {mode} is not supported"):
-        receive_body(C1, name="c1", config={}, devices={}, profiles=[], source=replace(TRANSFER, mode=mode))
+def test_a_target_without_an_offer_waits_for_a_push() -> None:
+    body = receive_body(C1, name="c1", config={}, devices={}, profiles=[], source=Transfer(refresh=True))
+    assert body["source"] == {
+        "type": "migration",
+        "mode": "push",
+        "base-image": "1c4bef",
+        "live": False,
+        "refresh": True,
+        "instance_only": False,
+        "allow_inconsistent": False,
+    }
+
+
+def test_a_push_is_an_offer_that_names_its_target() -> None:
+    assert push_body("c1", replace(TRANSFER, instance_only=True)) == {
+        **offer_body("c1", instance_only=True, allow_inconsistent=False),
+        "target": {
+            "operation": "https://10.0.0.1:8443/1.0/operations/db2b",
+            "certificate": "PEM",
+            "secrets": {"control": "21", "fs": "a1"},
+        },
+    }
 
 
 def test_secrets_do_not_show_in_a_log() -> None:
