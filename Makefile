@@ -41,8 +41,7 @@ acceptance: setup ## Tests with real LXD servers
 	$(BIN)/pytest tests/contract -m lab
 
 test: check ## Everything that must hold: check, unit, integration, acceptance
-	$(BIN)/pytest tests/docs tests/unit tests/simulator tests/integration tests/campaign tests/contract tests/lab \
-		tests/acceptance tests/bench
+	$(BIN)/pytest --numprocesses 2 --dist loadgroup tests
 
 lab: setup ## Bring real LXD servers up: s1, s2, d1 and the cluster c1 to c3
 	$(BIN)/python -m tests.lab up

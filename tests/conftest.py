@@ -1,5 +1,6 @@
 """Fixtures for everybody: the lab, a real Redis, stores in a namespace of the test's own, a clock that stands still."""
 
+import os
 import uuid
 from collections.abc import Iterator
 
@@ -15,6 +16,16 @@ from tests.builders import Clock
 from tests.integration.redis_server import RedisServer
 from tests.lab import INCUS_SERVERS, Lab
 from tests.lab.lab import default_root
+
+# A parallel run sets it to the width of its own terminal, and rich would keep to that whatever a test sets.
+os.environ.pop("COLUMNS", None)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """There is one lab: of the processes of a parallel run, one runs all tests that use it."""
+    for item in items:
+        if item.get_closest_marker("lab"):
+            item.add_marker(pytest.mark.xdist_group("lab"))
 
 
 @pytest.fixture(scope="session")
