@@ -22,7 +22,7 @@ def take_inventory(request: Request, remotes: Remotes, settings: Settings) -> Fl
     names = tuple(dict.fromkeys((request.select.source, *request.targets)))
     known = [remotes.get(name) for name in names]
     selected = request.select
-    projects = None if selected.all_projects else (selected.project, request.target_project or selected.project)
+    projects = None if selected.all_projects else (selected.project, request.project_on_target(selected.project))
 
     def client_of(name: str) -> LxdClient:
         return connect(remotes.get(name), connect_timeout=settings.connect_timeout, read_timeout=settings.read_timeout)

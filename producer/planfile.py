@@ -20,6 +20,7 @@ from common.domain.plan import (
     Limits,
     Method,
     Mode,
+    NameMap,
     Overrides,
     Plan,
     Policy,
@@ -91,6 +92,13 @@ class _Overrides(_Model):
     storage: str = ""
 
 
+class _Map(_Model):
+    profiles: dict[str, str] = {}
+    networks: dict[str, str] = {}
+    pools: dict[str, str] = {}
+    projects: dict[str, str] = {}
+
+
 class _RequestFile(_Model):
     plan: str = Field(min_length=1)
     select: _Select
@@ -103,6 +111,7 @@ class _RequestFile(_Model):
     mode: Mode = Mode.AUTO
     health: _Health | None = None
     overrides: _Overrides = _Overrides()
+    map: _Map = _Map()
 
     def request(self) -> Request:
         """The same as a domain value."""
@@ -136,6 +145,7 @@ class _RequestFile(_Model):
                 devices=self.overrides.devices,
                 profiles=None if self.overrides.profiles is None else tuple(self.overrides.profiles),
                 storage=self.overrides.storage,
+                map=NameMap(**self.map.model_dump()),
             ),
         )
 

@@ -1,13 +1,13 @@
 """Request + Fleet -> Plan. Pure: the clock and the plan's id come in as arguments."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime
 from fnmatch import fnmatchcase
 
 from common.domain.errors import InputError
 from common.domain.fleet import Fleet
 from common.domain.instance import Instance
-from common.domain.plan import Method, Move, Plan, Refusal, Request, Selection, fingerprint, identity_of
+from common.domain.plan import Method, Move, NameMap, Plan, Refusal, Request, Selection, fingerprint, identity_of
 from producer.placement import Placement
 
 
@@ -27,6 +27,7 @@ def make_plan(request: Request, fleet: Fleet, *, plan_id: str) -> Plan:
     warnings = [
         f"{name} stays: it is the wreck of a broken copy; `herder janitor` tells how to remove it" for name in wrecks
     ]
+    warnings += _unused(request.overrides.map, selected)
     for instance in selected:
         placed, warned = placement.place(instance, _draft(request, instance))
         if isinstance(placed, Refusal):
@@ -93,7 +94,7 @@ def _draft(request: Request, instance: Instance) -> Move:
         target="",
         name=request.rename or instance.name,
         project=instance.project,
-        target_project=request.target_project or instance.project,
+        target_project=request.project_on_target(instance.project),
         type=instance.type,
         identity=identity_of(instance),
         method=_method(request, instance),
@@ -109,6 +110,22 @@ def _method(request: Request, instance: Instance) -> Method:
     if not instance.is_running:
         return Method.COLD
     return request.policy.method or Method.WARM
+
+
+def _unused(names: NameMap, instances: Iterable[Instance]) -> Iterator[str]:
+    """Warnings: what is mapped although no selected instance has it, which may be a slip of the pen."""
+    instances = tuple(instances)
+    devices = [device for instance in instances for device in instance.own_devices.values()]
+    used = {
+        "profiles": {name for instance in instances for name in instance.own_profiles},
+        "networks": {device.get(key, "") for device in devices for key in ("network", "parent")},
+        "pools": {i.root_pool for i in instances} | {device.get("pool", "") for device in devices},
+        "projects": {instance.project for instance in instances},
+    }
+    for kind, found in used.items():
+        for name in sorted(set(getattr(names, kind)) - found):
+            where = " among its own devices, and the target decides on its profiles" if kind == "networks" else ""
+            yield f"no selected instance has {kind[:-1]} {name}{where}: its map does nothing"
 
 
 def drift(plan: Plan, fleet: Fleet) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from common.domain.fleet import Profile, Server
 from common.domain.instance import GUARD_DEVICE, Devices, Instance, is_root_disk
-from common.domain.plan import Finding, Method, Mode, Move, Retire
+from common.domain.plan import Finding, Method, Mode, Move, NameMap, Retire
 
 #: Room that a move leaves free in the target's pool, in bytes; a full pool can no longer even delete.
 POOL_RESERVE = 256 * 1024**2
@@ -176,13 +176,17 @@ def _about_resources(instance: Instance, move: Move, target: Server) -> Iterator
 
 def wanted_profiles(instance: Instance, move: Move) -> tuple[str, ...]:
     """The profiles that the copy will have."""
-    return instance.own_profiles if move.overrides.profiles is None else move.overrides.profiles
+    if move.overrides.profiles is not None:
+        return move.overrides.profiles
+    mapped = move.overrides.map.profiles
+    return tuple(mapped.get(name, name) for name in instance.own_profiles)
 
 
 def wanted_pool(instance: Instance, move: Move) -> str:
     """The pool that the copy's root disk will be in."""
     overridden = next((d["pool"] for d in move.overrides.devices.values() if is_root_disk(d)), "")
-    return move.overrides.storage or overridden or instance.root_pool
+    mapped = move.overrides.map.pools.get(instance.root_pool, instance.root_pool)
+    return move.overrides.storage or overridden or mapped
 
 
 def inherits_root(instance: Instance, move: Move, profiles: Mapping[str, Profile]) -> bool:
@@ -206,10 +210,11 @@ def wanted_devices(instance: Instance, move: Move, *, root_from_profile: bool = 
 
     A server replaces a pool that it does not have by that of a profile, so what is not inherited must be explicit.
     """
-    devices = {name: dict(device) for name, device in instance.own_devices.items()}
+    names = move.overrides.map
+    devices = {name: _mapped(device, names) for name, device in instance.own_devices.items()}
     for name, device in move.overrides.devices.items():
         # A mask is only the word: LXD refuses every other key beside it.
-        inherited = {} if device.get("type") == "none" else instance.expanded_devices.get(name, {})
+        inherited = {} if device.get("type") == "none" else _mapped(instance.expanded_devices.get(name, {}), names)
         devices[name] = {**inherited, **device}
     if root_from_profile:
         return devices
@@ -217,6 +222,13 @@ def wanted_devices(instance: Instance, move: Move, *, root_from_profile: bool = 
     devices[root] = {**instance.expanded_devices.get(root, {}), **devices.get(root, {})}
     devices[root] |= {"type": "disk", "path": "/", "pool": wanted_pool(instance, move)}
     return devices
+
+
+def _mapped(device: Mapping[str, str], names: NameMap) -> dict[str, str]:
+    """The device as the target names what it refers to."""
+    kinds = {"nic": {"network": names.networks, "parent": names.networks}, "disk": {"pool": names.pools}}
+    known = kinds.get(device.get("type", ""), {})
+    return {key: known.get(key, {}).get(value, value) for key, value in device.items()}
 
 
 def expanded_on_target(instance: Instance, move: Move, profiles: Mapping[str, Profile]) -> Devices:

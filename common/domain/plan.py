@@ -78,8 +78,18 @@ class Limits:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NameMap:
+    """What has another name on the target: by kind, its name on the source and that on the target."""
+
+    profiles: Mapping[str, str] = field(default_factory=dict)
+    networks: Mapping[str, str] = field(default_factory=dict)
+    pools: Mapping[str, str] = field(default_factory=dict)
+    projects: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Overrides:
-    """What shall differ on the target; the words are those of `lxc move`."""
+    """What shall differ on the target; the words are those of `lxc move`. They come before what ``map`` says."""
 
     config: Config = field(default_factory=dict)
     devices: Devices = field(default_factory=dict)
@@ -88,6 +98,7 @@ class Overrides:
     instance_only: bool = False
     allow_inconsistent: bool = False
     ephemeral: bool = False  # of a copy; a moved instance stays what it is
+    map: NameMap = field(default_factory=NameMap)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +128,10 @@ class Request:
     policy: Policy = field(default_factory=Policy)
     limits: Limits = field(default_factory=Limits)
     overrides: Overrides = field(default_factory=Overrides)
+
+    def project_on_target(self, project: str) -> str:
+        """Where an instance of this project goes."""
+        return self.target_project or self.overrides.map.projects.get(project, project)
 
 
 @dataclass(frozen=True, kw_only=True)

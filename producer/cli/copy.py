@@ -29,6 +29,7 @@ def copy(
     stateless: options.Stateless = False,
     project: options.Project = None,
     target_project: options.TargetProject = "",
+    name_map: options.NameMapOption = None,
     skip_refused: options.SkipRefused = False,
     yes: options.Yes = False,
     as_json: options.Json = False,
@@ -60,6 +61,7 @@ def copy(
             no_profiles=no_profiles,
             instance_only=instance_only,
             allow_inconsistent=allow_inconsistent,
+            mapped=name_map or [],
             ephemeral=ephemeral,
         ),
     )

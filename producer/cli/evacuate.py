@@ -16,6 +16,7 @@ def evacuate(
     to: options.To,
     project: options.Project = None,
     target_project: options.TargetProject = "",
+    name_map: options.NameMapOption = None,
     method: options.MethodOption = None,
     downtime: options.Downtime = "2s",
     grace: options.Grace = None,
@@ -44,6 +45,7 @@ def evacuate(
             mode=options.ModeName.AUTO,
         ),
         limits=Limits(per_source=transfers, per_target=transfers, cutovers=cutovers),
+        mapped=name_map or [],
     )
     plan = flow.plan_for(request, remotes)
     flow.carry_out(plan, yes=yes, as_json=as_json, skip_refused=skip_refused)

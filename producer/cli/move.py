@@ -28,6 +28,7 @@ def move(
     stateless: options.Stateless = False,
     project: options.Project = None,
     target_project: options.TargetProject = "",
+    name_map: options.NameMapOption = None,
     method: options.MethodOption = None,
     downtime: options.Downtime = "2s",
     grace: options.Grace = None,
@@ -66,6 +67,7 @@ def move(
             no_profiles=no_profiles,
             instance_only=instance_only,
             allow_inconsistent=allow_inconsistent,
+            mapped=name_map or [],
         ),
     )
     flow.carry_out(flow.plan_for(request, remotes), yes=yes, as_json=as_json, skip_refused=skip_refused)

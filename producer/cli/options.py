@@ -1,6 +1,6 @@
 """Options that several verbs share, and the Request that they amount to."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from common.domain.errors import InputError
-from common.domain.plan import AfterGrace, Limits, Method, Mode, Overrides, Policy, Request, Retire, Selection
+from common.domain.plan import AfterGrace, Limits, Method, Mode, NameMap, Overrides, Policy, Request, Retire, Selection
 from common.domain.units import parse_duration
 from common.lxd.remotes import Remotes, split_name
 
@@ -77,6 +77,14 @@ Stateless = Annotated[bool, typer.Option("--stateless", help="Accepted; herder n
 ModeOption = Annotated[
     ModeName,
     typer.Option("--mode", help="Who dials for the data: auto pulls, and pushes if the target gets no connection."),
+]
+NameMapOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--map",
+        metavar="KIND:NAME=NAME",
+        help="A profile, network, pool or project of the source, and its name on the target.",
+    ),
 ]
 PerServer = Annotated[
     int, typer.Option("--transfers", min=1, help="How many transfers a server serves at the same time.")
@@ -181,6 +189,7 @@ def evacuation(
     target_project: str,
     policy: Policy,
     limits: Limits,
+    mapped: list[str],
 ) -> Request:
     """The request to empty a server. Raises InputError."""
     name = remote_of(source, remotes)
@@ -191,6 +200,7 @@ def evacuation(
         target_project=target_project,
         policy=policy,
         limits=limits,
+        overrides=Overrides(map=name_map(mapped)),
     )
 
 
@@ -203,6 +213,7 @@ def overrides(
     no_profiles: bool,
     instance_only: bool,
     allow_inconsistent: bool,
+    mapped: list[str],
     ephemeral: bool = False,
 ) -> Overrides:
     """The overrides that the options of `lxc move` and `lxc copy` ask for. Raises InputError."""
@@ -217,7 +228,21 @@ def overrides(
         instance_only=instance_only,
         allow_inconsistent=allow_inconsistent,
         ephemeral=ephemeral,
+        map=name_map(mapped),
     )
+
+
+def name_map(entries: list[str]) -> NameMap:
+    """What the options --map amount to. Raises InputError."""
+    names: dict[str, dict[str, str]] = {field.name: {} for field in fields(NameMap)}
+    for entry in entries:
+        kind, _, pair = entry.partition(":")
+        if f"{kind}s" not in names:
+            raise InputError(f"--map {entry!r}: write KIND:NAME=NAME; a KIND is profile, network, pool or project")
+        there, here = _pair(pair, "--map")
+        if names[f"{kind}s"].setdefault(there, here) != here:
+            raise InputError(f"--map: {kind} {there} has two names")
+    return NameMap(**names)
 
 
 def _pair(entry: str, option: str) -> tuple[str, str]:

@@ -36,6 +36,7 @@ def plan(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write the plan.")] = None,
     project: options.Project = None,
     target_project: options.TargetProject = "",
+    name_map: options.NameMapOption = None,
     method: options.MethodOption = None,
     downtime: options.Downtime = "2s",
     grace: options.Grace = None,
@@ -70,6 +71,7 @@ def plan(
                 mode=options.ModeName.AUTO,
             ),
             limits=Limits(per_source=transfers, per_target=transfers, cutovers=cutovers),
+            mapped=name_map or [],
         )
     _decided(flow.plan_for(request, remotes), output, as_json=as_json)
 

@@ -260,6 +260,31 @@ def test_a_move_takes_the_words_of_lxc_move(s1: LabServer, s2: LabServer, herder
     assert world.traces(s2) == []
 
 
+def test_what_is_named_otherwise_on_the_target_is_mapped(s1: LabServer, s2: LabServer, herder: Herder) -> None:
+    """Profile, pool and project have other names there; nothing else of the instances is said."""
+    s1.query("POST", "/1.0/projects", {"name": "shop", "config": world.OWN_NOTHING})
+    s2.query("POST", "/1.0/projects", {"name": "store", "config": world.OWN_NOTHING})
+    s1.query("POST", "/1.0/profiles", {"name": "web", "config": {}, "devices": {}})
+    s2.query("POST", "/1.0/profiles", {"name": "www", "config": {"user.tier": "web"}, "devices": {}})
+    s2.query("POST", "/1.0/storage-pools", {"name": "other", "driver": "dir"})
+    world.make(s1, Wish(name="kept", profiles=("default", "web"), files={"/srv/which": "the default project's"}))
+    world.make(s1, Wish(name="kept", project="shop", is_started=False))
+
+    asked = ("move", "s1:", "s2:", "--all", "--all-projects", "--yes", "--json")
+    wrong = herder.run(*asked, "--map", "profile:webb=www", "--map", "pool:default=ssd").ended(NOT_ALL)
+    assert "s2 has no pool ssd; it has default, other" in " ".join(wrong.error.split())
+    maps = ("profile:web=www", "pool:default=other", "project:shop=store")
+    report = herder.run(*asked, *(part for each in maps for part in ("--map", each))).ended(DONE).json
+
+    assert {job["state"] for job in report["jobs"]} == {"done"}
+    now = world.get(s2, "kept")
+    assert (now["status"], now["profiles"]) == ("Running", ["default", "www"])
+    assert now["expanded_config"]["user.tier"] == "web"
+    assert (world.rootfs(s2, "kept", pool="other") / "srv/which").read_text() == "the default project's"
+    assert world.get(s2, "kept", project="store")["expanded_devices"]["root"]["pool"] == "other"
+    assert world.traces(s2) == []
+
+
 def test_a_cold_move_can_leave_profiles_and_snapshots_behind_and_delete_the_source(
     s1: LabServer, s2: LabServer, herder: Herder
 ) -> None:

@@ -16,7 +16,7 @@ from common.domain.eligibility import (
 )
 from common.domain.fleet import Pool, Profile, Server
 from common.domain.instance import GUARD_DEVICE, Instance
-from common.domain.plan import Finding, Method, Mode, Move, Overrides, Policy, Retire
+from common.domain.plan import Finding, Method, Mode, Move, NameMap, Overrides, Policy, Retire
 from tests.builders import GIB, NIC, ROOT_DISK, a_move, a_retired_instance, a_server, a_server_info, an_instance
 
 WITH_GENERATION = REQUIRED_EXTENSIONS | {"instance_generation_id"}
@@ -373,6 +373,28 @@ def test_an_override_changes_single_keys_of_a_device_of_a_profile() -> None:
 def test_a_mask_is_nothing_but_its_type() -> None:
     """LXD refuses every other key in a device of type none."""
     assert wanted_devices(an_instance(), moved_with(devices={"eth0": {"type": "none"}}))["eth0"] == {"type": "none"}
+
+
+def test_what_has_another_name_on_the_target_is_mapped() -> None:
+    """Profiles, pools, and the networks and pools that its own devices refer to; an override comes first."""
+    data = {"type": "disk", "path": "/srv", "pool": "default", "source": "data"}
+    link = {"type": "nic", "nictype": "bridged", "parent": "br0", "name": "br0"}
+    own = {"data": data, "eth0": {**NIC, "network": "lan"}, "eth1": link}
+    instance = an_instance(profiles=("default", "web"), devices=own, expanded_devices={"root": ROOT_DISK, **own})
+    names = NameMap(profiles={"web": "www"}, networks={"lan": "dmz", "br0": "br9"}, pools={"default": "ssd"})
+    move = moved_with(map=names)
+    assert wanted_profiles(instance, move) == ("default", "www")
+    assert wanted_pool(instance, move) == "ssd"
+    assert wanted_devices(instance, move) == {
+        "root": {**ROOT_DISK, "pool": "ssd"},
+        "data": {**data, "pool": "ssd"},
+        "eth0": {**NIC, "network": "dmz"},
+        "eth1": {**link, "parent": "br9"},
+    }
+    chosen = moved_with(map=names, profiles=("a",), storage="slow", devices={"eth0": {"network": "other"}})
+    assert wanted_profiles(instance, chosen) == ("a",)
+    assert wanted_pool(instance, chosen) == "slow"
+    assert wanted_devices(instance, chosen)["eth0"] == {**NIC, "network": "other"}
 
 
 def test_the_guard_is_not_copied_from_the_source() -> None:

@@ -54,6 +54,17 @@ MISTAKES: Sequence[tuple[str, list[str], str]] = [
     ("a server of images", ["evacuate", "images:", "--to", "s2:", "--yes"], "gives out images and runs no instances"),
     ("an instance where a server is meant", ["evacuate", "s1:web1", "--to", "s2:"], "'s1:web1' names an instance"),
     (
+        "a map of no kind",
+        ["evacuate", "s1:", "--to", "s2:", "--map", "volume:a=b"],
+        "--map 'volume:a=b': write KIND:NAME=NAME; a KIND is profile, network, pool or project",
+    ),
+    ("a map to nowhere", ["move", "s1:web1", "s2:", "--map", "pool:a"], "--map 'a': write KEY=VALUE"),
+    (
+        "a map to two names",
+        ["copy", "s1:web1", "s2:", "--map", "pool:a=b", "--map", "pool:a=c"],
+        "--map: pool a has two names",
+    ),
+    (
         "a downtime that is none",
         ["evacuate", "s1:", "--to", "s2:", "--downtime", "soon"],
         "--downtime: 'soon' is not a duration; write 30s, 5m, 2h or 500ms",

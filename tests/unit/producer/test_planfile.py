@@ -7,7 +7,19 @@ import pytest
 import yaml
 
 from common.domain.errors import PlanFileError
-from common.domain.plan import AfterGrace, Health, Limits, Method, Mode, Overrides, Policy, Request, Retire, Selection
+from common.domain.plan import (
+    AfterGrace,
+    Health,
+    Limits,
+    Method,
+    Mode,
+    NameMap,
+    Overrides,
+    Policy,
+    Request,
+    Retire,
+    Selection,
+)
 from producer.planfile import read_plan, read_request, write_plan
 from tests.builders import a_full_plan, a_move, a_plan, a_request
 
@@ -38,6 +50,11 @@ overrides:
   devices: {eth0: {network: br1, mtu: 9000}}
   profiles: [default, ssd]
   storage: fast
+map:
+  profiles: {default: prod}
+  networks: {br0: br1}
+  pools: {default: ssd}
+  projects: {shop: store}
 """
 
 
@@ -93,6 +110,12 @@ def test_everything_can_be_said_in_a_request(path: Path) -> None:
             devices={"eth0": {"network": "br1", "mtu": "9000"}},
             profiles=("default", "ssd"),
             storage="fast",
+            map=NameMap(
+                profiles={"default": "prod"},
+                networks={"br0": "br1"},
+                pools={"default": "ssd"},
+                projects={"shop": "store"},
+            ),
         ),
     )
 

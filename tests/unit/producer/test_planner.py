@@ -8,7 +8,7 @@ import pytest
 from common.domain.errors import InputError
 from common.domain.fleet import Server
 from common.domain.instance import Instance
-from common.domain.plan import Method, Plan, Policy, Request, Selection
+from common.domain.plan import Method, NameMap, Overrides, Plan, Policy, Request, Selection
 from producer.planner import drift, make_plan, select
 from tests.builders import NOW, a_fleet, a_request, a_retired_instance, a_server, a_server_info, an_instance
 
@@ -36,6 +36,27 @@ def test_a_plan_says_who_goes_where_and_when_it_was_made() -> None:
     assert (move.instance, move.source, move.target, move.name) == ("web1", "s1", "s2", "web1")
     assert move.identity == "uuid-of-web1"
     assert plan.fingerprint
+
+
+def test_a_map_that_fits_nothing_is_told() -> None:
+    """Names are easily mistyped, and the instance would keep what it has."""
+    nic = {"type": "nic", "network": "br0"}
+    devices = {"eth0": nic, "root": {"type": "disk", "path": "/", "pool": "default"}}
+    instance = an_instance(profiles=("default",), devices=devices, expanded_devices=devices)
+    fits = NameMap(profiles={"default": "a"}, networks={"br0": "a"}, pools={"default": "a"}, projects={"default": "a"})
+    assert plan_of(replace(a_request(), overrides=Overrides(map=fits)), instance).warnings == ()
+    slips = NameMap(profiles={"prod": "a"}, networks={"lan": "a"}, pools={"ssd": "a"}, projects={"shop": "a"})
+    told = plan_of(replace(a_request(), overrides=Overrides(map=slips)), instance).warnings
+    assert [warning.partition(":")[0].partition(" among")[0] for warning in told] == [
+        f"no selected instance has {what}" for what in ("profile prod", "network lan", "pool ssd", "project shop")
+    ]
+
+
+def test_each_project_goes_where_the_map_says_unless_all_go_into_one() -> None:
+    """`--target-project` is for all."""
+    mapped = replace(a_request(), overrides=Overrides(map=NameMap(projects={"shop": "store"})))
+    assert [mapped.project_on_target(name) for name in ("shop", "default")] == ["store", "default"]
+    assert replace(mapped, target_project="one").project_on_target("shop") == "one"
 
 
 def test_an_empty_server_gives_an_empty_plan() -> None:
