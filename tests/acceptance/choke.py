@@ -99,12 +99,14 @@ def _end(each: socket.socket) -> None:
         each.shutdown(socket.SHUT_RDWR)
 
 
-def changed_configuration(lab: Lab, folder: Path, remotes: dict[str, dict[str, Any]]) -> Path:
-    """A copy of the lab's client configuration in which these remotes are other than they were."""
+def changed_configuration(lab: Lab, folder: Path, remotes: dict[str, dict[str, Any]], default: str = "") -> Path:
+    """A copy of the lab's client configuration in which these remotes, or the default one, are other than they were."""
     shutil.copytree(lab.lxc_conf, folder)
     file = folder / "config.yml"
     content = yaml.safe_load(file.read_text())
     for name, keys in remotes.items():
         content["remotes"].setdefault(name, {}).update(keys)
+    if default:
+        content["default-remote"] = default
     file.write_text(yaml.safe_dump(content))
     return folder

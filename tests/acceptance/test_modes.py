@@ -1,12 +1,15 @@
 """Every way that the data can go, between every two drivers of pools: a running container is moved, and copied."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.acceptance import world
+from tests.acceptance.choke import changed_configuration
 from tests.acceptance.story import DONE, Herder
 from tests.acceptance.watcher import NeverTwice
 from tests.acceptance.world import Wish
-from tests.lab import LabServer
+from tests.lab import Lab, LabServer
 
 pytestmark = pytest.mark.lab
 
@@ -60,3 +63,15 @@ def test_a_copy_carries_all_of_it_and_its_source_runs_on(
     assert world.snapshots(new, "web") == world.snapshots(old, "web")
     assert world.traces(old) == world.traces(new) == []
     world.start(new, "web")
+
+
+def test_the_source_is_on_the_default_remote_and_the_name_is_kept_unless_others_are_named(
+    s1: LabServer, s2: LabServer, herder: Herder, lab: Lab, home: Path
+) -> None:
+    """As with `lxc copy` and `lxc move`."""
+    world.make(s1, Wish(name="web", is_started=False))
+    at_s1 = herder.having(changed_configuration(lab, home / "conf", {}, default="s1"))
+    at_s1.run("copy", "web", "s2:other", "--yes").ended(DONE)
+    at_s1.run("move", "web", "s2:", "--yes").ended(DONE)
+    assert {name: world.status(s2, name) for name in ("web", "other")} == {"web": "Stopped", "other": "Stopped"}
+    assert world.get(s1, "web")["config"][f"{world.MARK}state"] == "retired"
