@@ -21,6 +21,7 @@ from tests.lab.lab import default_root
 os.environ.pop("COLUMNS", None)
 
 
+@pytest.hookimpl(tryfirst=True)  # later, it would come after the one that reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """There is one lab: of the processes of a parallel run, one runs all tests that use it."""
     for item in items:
