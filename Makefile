@@ -41,7 +41,7 @@ acceptance: setup ## Tests with real LXD servers
 	$(BIN)/pytest tests/contract -m lab
 
 test: check ## Everything that must hold: check, unit, integration, acceptance
-	$(BIN)/pytest --numprocesses 2 --dist loadgroup tests
+	$(BIN)/pytest --numprocesses 2 --dist loadscope tests
 
 lab: setup ## Bring real LXD servers up: s1, s2, d1 and the cluster c1 to c3
 	$(BIN)/python -m tests.lab up

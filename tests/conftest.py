@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 from redis import Redis
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from common.store.connect import connect
 from common.store.events import EventStore
@@ -21,12 +23,16 @@ from tests.lab.lab import default_root
 os.environ.pop("COLUMNS", None)
 
 
-@pytest.hookimpl(tryfirst=True)  # later, it would come after the one that reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+class Lanes(LoadScopeScheduling):  # type: ignore[misc] # xdist ships no types
     """There is one lab: of the processes of a parallel run, one runs all tests that use it."""
-    for item in items:
-        if item.get_closest_marker("lab"):
-            item.add_marker(pytest.mark.xdist_group("lab"))
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "lab" if nodeid.startswith(("tests/lab/", "tests/acceptance/", "tests/contract/")) else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Lanes:
+    """Who runs what in a parallel run."""
+    return Lanes(config, log)
 
 
 @pytest.fixture(scope="session")
