@@ -27,7 +27,9 @@ class Lanes(LoadScopeScheduling):  # type: ignore[misc] # xdist ships no types
     """There is one lab: of the processes of a parallel run, one runs all tests that use it."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "lab" if nodeid.startswith(("tests/lab/", "tests/acceptance/", "tests/contract/")) else nodeid
+        file, _, case = nodeid.partition("[")
+        has_lab = file.startswith(("tests/lab/", "tests/acceptance/"))
+        return "lab" if has_lab or (file.startswith("tests/contract/") and "lxd" in case) else nodeid
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Lanes:
