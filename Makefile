@@ -4,9 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
-export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help setup demo test check unit integration acceptance lab lab-down bench-downtime bench-evacuate campaign campaign-lxd lock clean
+.PHONY: help setup demo test test-all check unit integration acceptance acceptance-incus lab lab-down bench-downtime bench-evacuate bench-cluster campaign campaign-lxd lock clean
 
 help: ## Say what the verbs do
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | column -t -s '|'
@@ -40,8 +39,15 @@ acceptance: setup ## Tests with real LXD servers
 	$(BIN)/pytest tests/lab tests/acceptance tests/bench
 	$(BIN)/pytest tests/contract -m lab
 
+acceptance-incus: export HERDER_LAB_PRODUCT := incus
+acceptance-incus: setup ## Acceptance tests with servers of Incus in place of LXD
+	$(BIN)/pytest tests/acceptance
+
 test: check ## Everything that must hold: check, unit, integration, acceptance
-	$(BIN)/pytest --numprocesses 2 --dist loadscope tests
+	$(BIN)/pytest --numprocesses 4 --dist loadscope tests
+
+test-all: check ## The same with all exhaustive tests: a death at each point of each step, on real servers too
+	$(BIN)/pytest --exhaustive --numprocesses 4 --dist loadscope tests
 
 lab: setup ## Bring real LXD servers up: s1, s2, d1 and the cluster c1 to c3
 	$(BIN)/python -m tests.lab up
@@ -54,6 +60,9 @@ bench-downtime: setup ## How long an instance is down: herder beside lxc stop, m
 
 bench-evacuate: setup ## How long an evacuation takes: herder beside lxc move and lxc cluster evacuate
 	$(BIN)/python -m tests.bench.evacuate
+
+bench-cluster: setup ## How long it takes to empty a cluster member: herder beside lxc cluster evacuate
+	$(BIN)/python -m tests.bench.cluster
 
 campaign: setup ## Random crashes on simulated servers: SEEDS=1000
 	$(BIN)/python -m tests.campaign --seeds $(or $(SEEDS),1000)

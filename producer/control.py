@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from common.domain.errors import InputError
 from common.domain.itinerary import BRING_BACK
 from common.domain.job import Job, State
-from common.domain.plan import Retire
+from common.domain.plan import Method, Move, Retire
 from common.store.jobs import JobStore
 
 
@@ -19,6 +19,19 @@ class Answer:
     instance: str
     done: str = ""
     refused: str = ""
+
+
+#: What there is behind the commit point of a job that is not brought back, and how it is removed.
+_MADE = {
+    Method.COPY: "the copy {where} is an instance of its own now; `lxc delete {where}` removes it",
+    Method.IMPORT: "the import {where} is an instance of its own now; `lxc delete {where}` removes it",
+    Method.VOLUME_COPY: "the copy {where} counts now; `lxc storage volume delete` removes it",
+    Method.VOLUME_REFRESH: "{where} has been replaced by a verified copy; what it was is not kept",
+    Method.VOLUME_MOVE: "it is past the commit point: {where} is the volume now; "
+    "delete the retired one on {move.source}, and `herder volume move {where} {move.source}:` moves it back",
+    Method.EXPORT: "the export is whole; to be rid of it, remove {move.file} and its manifest from {move.target}",
+    Method.BACKUP: "the backup is complete; `lxc delete {move.target}:{move.generation}` removes it",
+}
 
 
 def jobs_of(name: str, store: JobStore) -> tuple[Job, ...]:
@@ -50,8 +63,10 @@ def cancel(name: str, store: JobStore) -> list[Answer]:
             return _refuse(job, f"it is {job.state}")
         if job.is_committed:
             where = f"{job.move.target}:{job.move.name}"
-            if job.move.is_copy:
-                return _refuse(job, f"the copy {where} is an instance of its own now; `lxc delete {where}` removes it")
+            if job.move.is_copy or job.move.is_of_volume:
+                if job.move.is_refresh:
+                    return _refuse(job, f"{where} has been refreshed and verified; what it was is being removed")
+                return _refuse(job, _MADE[job.move.method].format(where=where, move=job.move))
             back = f"`herder undo {job.id}` brings it back"
             return _refuse(job, f"it is past the commit point: {where} is the instance now; {back}")
         if job.state is State.PARKED:
@@ -71,9 +86,8 @@ def undo(name: str, store: JobStore) -> list[Answer]:
         if not job.is_committed:
             (answer,) = cancel(job.id, store)
             return answer
-        if job.move.is_copy:
-            where = f"{job.move.target}:{job.move.name}"
-            return _refuse(job, f"it is a copy, its source has never stopped; `lxc delete {where}` removes the copy")
+        if job.move.is_copy or job.move.is_of_volume or job.move.is_within_cluster:
+            return _refuse(job, _why_never_back(job.move))
         if job.state is State.DONE and job.move.policy.retire is Retire.DELETE:
             return _refuse(job, f"its source was deleted; move {job.move.target}:{job.move.name} back instead")
         if not job.has_ended:
@@ -81,6 +95,18 @@ def undo(name: str, store: JobStore) -> list[Answer]:
         return _requeue(job, store, Job.brought_back, "goes back to the source")
 
     return _each(name, store, ask)
+
+
+def _why_never_back(move: Move) -> str:
+    where = f"{move.target}:{move.name}"
+    if move.is_refresh:
+        return f"{where} has been refreshed and verified; what it was is not kept"
+    if move.archive or move.backup or move.is_of_volume:
+        return _MADE[move.method].format(where=where, move=move)
+    if move.is_copy:
+        return f"it is a copy, its source has never stopped; `lxc delete {where}` removes the copy"
+    back = f"`herder move {where} --target {move.source_member}`"
+    return f"it is past its commit point, and within a cluster nothing is brought back; {back} moves it once more"
 
 
 def retry(name: str, store: JobStore) -> list[Answer]:

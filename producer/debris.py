@@ -16,10 +16,21 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from common.domain.fleet import Fleet, Profile, Server
-from common.domain.instance import COPY_OF, GUARD_DEVICE, MARK_PREFIX, Config, Instance, guard_profile
+from common.domain.generation import MAKING, is_backup_snapshot
+from common.domain.instance import (
+    BACKUP_STATE,
+    COPY_OF,
+    GUARD_DEVICE,
+    MARK_PREFIX,
+    REFRESHED,
+    Config,
+    Instance,
+    guard_profile,
+)
 from common.domain.job import Job, State
 from common.domain.operation import Operation
 from common.domain.units import render_duration, render_size
+from common.domain.volume import Volume
 
 _NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 _PROTECTION = "security.protection.delete"
@@ -30,6 +41,8 @@ _JOB = r"(?P<job>[^-\s/]+-\d+)"
 _SNAPSHOT = re.compile(rf"herder-{_JOB}-\d+")
 _PROFILE = re.compile(rf"herder-{_JOB}")
 _WRECK = re.compile(rf"(?P<name>.+)-wreck-{_JOB}-\d+")
+#: What is beside a volume while that is refreshed: the new one, and the one that was there.
+_BESIDE = re.compile(rf"(?P<name>.+)-(?:copy|kept)-{_JOB}")
 #: LXD gives an instance this name while it moves it between members or pools, and the old one afterwards.
 _TEMPORARY = re.compile(r"(?:lxd-)?move-of-(?P<of>.+)")
 #: Every guard profile says in its description whose it is.
@@ -59,6 +72,7 @@ class Kind(StrEnum):
     MARKS = "marks"
     PROFILE = "profile"
     DOUBLE = "double"
+    VOLUME = "volume"
 
 
 #: What each kind is, for people.
@@ -73,6 +87,7 @@ MEANINGS: Mapping[Kind, str] = {
     Kind.MARKS: "herder's marks of jobs that are not at work",
     Kind.PROFILE: "herder's guard profiles of jobs that are not at work",
     Kind.DOUBLE: "instances that exist on two servers",
+    Kind.VOLUME: "custom volumes of jobs that are not at work",
 }
 
 
@@ -192,6 +207,7 @@ def find_debris(scene: Scene, *, stuck_after: timedelta) -> list[Debris]:
         *_snapshots(eye, going={key for key, piece in wholes.items() if piece.kind in _GO_WITH_THEIR_SNAPSHOTS}),
         *_profiles(eye),
         *_doubles(eye),
+        *_volumes(eye),
     ]
     order = list(Kind)
     return sorted(found, key=lambda piece: (order.index(piece.kind), piece.server, piece.project, piece.subject))
@@ -203,19 +219,27 @@ def jobs_named(fleet: Fleet) -> frozenset[str]:
     for server in fleet.servers.values():
         for instance in server.instances:
             named.add(instance.marks.get("job", ""))
-            named |= {_job_in(_SNAPSHOT, each.name) for each in instance.snapshots or ()}
+            of_jobs = (each.name for each in instance.snapshots or () if not is_backup_snapshot(each.name))
+            named |= {_job_in(_SNAPSHOT, name) for name in of_jobs}
             named.add(_job_in(_WRECK, instance.name))
+        named |= {_job_of_volume(volume) for volume in server.volumes.values()}
         named |= {_job_of_profile(profile) for below in server.profiles.values() for profile in below.values()}
     return frozenset(named - {""})
 
 
 def lost_jobs(scene: Scene) -> tuple[str, ...]:
-    """Jobs that an instance is marked with and that Redis does not know; the retired ones are over."""
+    """Jobs that an instance or a volume is marked with and that Redis does not know; the retired ones are over."""
     marked = {
         instance.marks.get("job", "")
         for server in scene.fleet.servers.values()
         for instance in server.instances
-        if not instance.is_retired
+        if not instance.is_retired and not instance.is_backup
+    }
+    marked |= {
+        volume.marks.get("job", "")
+        for server in scene.fleet.servers.values()
+        for volume in server.volumes.values()
+        if volume.marks.get("state") != "retired"
     }
     return tuple(sorted(marked - {""} - scene.jobs.keys()))
 
@@ -273,8 +297,9 @@ class _Eye:
         return [each for each in named if own & set(each.instance.addresses.values())]
 
     def twins(self, found: Found) -> list[Found]:
-        """The same machine on other servers."""
-        return [each for each in self.same(found) if each.remote != found.remote]
+        """The same machine on other servers, or on other members of their cluster."""
+        here = (found.remote, found.instance.location)
+        return [each for each in self.same(found) if (each.remote, each.instance.location) != here]
 
     def originals(self, temporary: Found) -> list[Found]:
         """What LXD was moving when it made this temporary instance."""
@@ -381,7 +406,9 @@ def _about_instance(eye: _Eye, found: Found) -> Debris | None:
     """The instance as a whole: at most one kind of debris."""
     instance = found.instance
     job = instance.marks.get("job", "") or _job_in(_WRECK, instance.name)
-    if job and eye.is_at_work(job):
+    # Between its runs a staging copy is nobody's, and a generation always is.
+    is_at_rest = instance.config.get(BACKUP_STATE, MAKING) != MAKING and not _WRECK.fullmatch(instance.name)
+    if is_at_rest or (job and eye.is_at_work(job)):
         return None
     if _is_temporary(instance):
         return _temporary(eye, found)
@@ -422,6 +449,8 @@ def _half(eye: _Eye, found: Found, job: str) -> Debris:
     whole = [each for each in sources if each.instance.is_running and _uuid(each.instance) == _uuid(instance)]
     if not held and not whole and COPY_OF not in instance.config:
         held = "no source with its uuid runs, so it may be the only copy"
+    if not held and instance.marks.get(REFRESHED):
+        held = "it was there before its refresh, or is what was kept of it; `herder recover` goes on with the job"
     if found.key in eye.scene.phantoms and _needs_root(eye, found) and not eye.busy(found):
         proof += "; its root directory is not there, and on btrfs LXD cannot delete it"
         return _piece(Kind.PHANTOM, found, proof, job=job, held=held, hint=as_root(found))
@@ -631,7 +660,12 @@ def _snapshots(eye: _Eye, *, going: set[tuple[str, str, str]]) -> Iterator[Debri
         for snapshot in found.instance.snapshots or ():
             job = _job_in(_SNAPSHOT, snapshot.name)
             holder = found.instance.marks.get("job", "")
-            if not job or eye.is_at_work(job) or (holder and eye.is_at_work(holder)):
+            if (
+                not job
+                or is_backup_snapshot(snapshot.name)
+                or eye.is_at_work(job)
+                or (holder and eye.is_at_work(holder))
+            ):
                 continue
             call = Call(
                 action=Action.DELETE_SNAPSHOT,
@@ -761,6 +795,58 @@ def _double(eye: _Eye, group: list[Found], sign: str) -> Iterator[Debris]:
         )
     for each in runners[1:]:
         yield _piece(Kind.DOUBLE, each, proof, hint="both run: stop one of them now, then look at both")
+
+
+def _volumes(eye: _Eye) -> Iterator[Debris]:
+    """Told, and never touched: no server tells what is in a volume, nor when somebody wrote into it."""
+    for remote, server in sorted(eye.scene.fleet.servers.items()):
+        for volume in sorted(_own_volumes(server), key=lambda each: (each.project, each.place)):
+            job = _job_of_volume(volume)
+            users = volume.other_users(project=volume.project)
+            if not job or eye.is_at_work(job) or (volume.is_retired and users):
+                continue  # a retired one goes with the retired instance that attaches it
+            told = f"marks of job {job} ({', '.join(sorted(volume.marks))})" if volume.marks else "its name"
+            used = f"attached by {', '.join(users)}" if users else "attached by nobody"
+            yield Debris(
+                kind=Kind.RETIRED if volume.is_retired else Kind.VOLUME,
+                server=remote,
+                project=volume.project,
+                subject=f"volume {volume.place}",
+                job=job,
+                proof=f"{told}; {used}; {eye.how_it_stands(job)}",
+                held=eye.hold(job) if eye.scene.jobs.get(job) else "",
+                hint=_about_left_volume(eye, remote, volume, job),
+            )
+
+
+def _about_left_volume(eye: _Eye, remote: str, volume: Volume, job: str) -> str:
+    delete = f"`lxc storage volume delete {remote}:{volume.pool} {volume.name} --project {volume.project}`"
+    if volume.is_retired:
+        return f"{delete} when it is not needed any more"
+    if not volume.marks:
+        beside = _BESIDE.fullmatch(volume.name)
+        of = f"{volume.pool}/{beside['name']}" if beside else volume.place
+        return f"what {of} was before a refresh that broke, if there is none now: rename it; else {delete}"
+    if job not in eye.scene.jobs:
+        return f"`herder recover` goes on with its job; if it cannot: {_without_marks(remote, volume)}"
+    return f"{delete}, or keep it: {_without_marks(remote, volume)}"
+
+
+def _without_marks(remote: str, volume: Volume) -> str:
+    unset = f"`lxc storage volume unset {remote}:{volume.pool} {volume.name} KEY`"
+    return f"{unset} for each of its {MARK_PREFIX}* keys"
+
+
+def _job_of_volume(volume: Volume) -> str:
+    return volume.marks.get("job", "") or _job_in(_BESIDE, volume.name)
+
+
+def _own_volumes(server: Server) -> Iterator[Volume]:
+    """Each once: a project without volumes of its own shows those of the default one."""
+    for (pool, project, name), volume in server.volumes.items():
+        default = server.volumes.get((pool, "default", name))
+        if project == "default" or default is None or default.config != volume.config:
+            yield volume
 
 
 def _stuck_operations(eye: _Eye, stuck_after: timedelta) -> Iterator[Debris]:

@@ -1,17 +1,21 @@
 """Remotes -> Fleet: asks every server that a request names, all at once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from common.config import Settings
 from common.domain.errors import HerderError, InputError, ServerRefused, ServerUnreachable
-from common.domain.fleet import Fleet, Server
+from common.domain.fleet import Fleet, Room, Server
+from common.domain.instance import Instance
 from common.domain.plan import Request, Selection
 from common.lxd.client import LxdClient
 from common.lxd.connect import connect
 from common.lxd.remotes import Remotes
-from common.lxd.survey import survey, tried
+from common.lxd.survey import survey, told_of_definitions, told_of_machines, tried
+
+_ASKED_AT_A_TIME = 8
 
 
 def take_inventory(request: Request, remotes: Remotes, settings: Settings) -> Fleet:
@@ -51,13 +55,43 @@ def take_inventory(request: Request, remotes: Remotes, settings: Settings) -> Fl
             hint=f"make a token there (`lxc config trust add`), then `herder remote add {untrusted[0]} TOKEN`",
         )
     source, *targets = servers
-    configs = [{**instance.own_config, **request.overrides.config} for instance in source.instances]
+    members = [_member(client_of(source.remote), source, name) for name in request.members]
+    configs = [request.overrides_of(instance.name).over(instance.own_config) for instance in source.instances]
+    if any(instance.is_virtual_machine for instance in source.instances):
+        source, *targets = (told_of_machines(client_of(server.remote), server) for server in servers)
+    if request.overrides.create:
+        source = told_of_definitions(client_of(source.remote), source)
     asked = [tried(client_of(target.remote), target, source.info, configs) for target in targets]
     return Fleet(
         seen_at=datetime.now(UTC),
-        servers={server.remote: server for server in (source, *asked)},
+        servers={server.place: server for server in (source, *asked, *members)},
         matching=_matching(selected, client_of) if selected.filter else None,
     )
+
+
+def _member(client: LxdClient, cluster: Server, name: str) -> Server:
+    """A member of the source's cluster, with its own pools; one that cannot take anything is not asked for them."""
+    there = cluster.members.get(name)
+    if there is None or there.status != "Online":
+        return replace(cluster, member=name)
+    at = client.at(name)
+    return replace(cluster, member=name, info=at.info(), pools={pool.name: pool for pool in at.pools()})
+
+
+def backup_needs(
+    instances: Sequence[Instance], remote: str, remotes: Remotes, settings: Settings
+) -> tuple[Room | None, dict[tuple[str, str], tuple[int, int]]]:
+    """Where a server writes backups, and of each instance, by project and name, the bytes used and its snapshots."""
+    client = connect(remotes.get(remote), connect_timeout=settings.connect_timeout, read_timeout=settings.read_timeout)
+
+    def look(instance: Instance) -> tuple[int, int]:
+        used = client.used_space(instance.name, project=instance.project)
+        return used, len(client.snapshots(instance.name, project=instance.project))
+
+    with ThreadPoolExecutor(max_workers=_ASKED_AT_A_TIME) as pool:
+        found = list(pool.map(look, instances))
+    needs = {(i.project, i.name): need for i, need in zip(instances, found, strict=True)}
+    return client.room_for_backups(), needs
 
 
 def _matching(selection: Selection, client_of: Callable[[str], LxdClient]) -> frozenset[tuple[str, str]]:

@@ -191,10 +191,12 @@ def _look_at(client: LxdClient) -> _Look:
         instances = tuple(pool.map(lambda each: _with_snapshots(client, each), client.instances(None)))
         operations = dict(zip(projects, pool.map(lambda each: client.operations(project=each), projects), strict=True))
         profiles = dict(zip(projects, pool.map(lambda each: client.profiles(project=each), projects), strict=True))
-        doubtful = [each for each in instances if may_lack_data(each)]
+        idle = [each for each in instances if not _is_under_way(each, operations[each.project])]
+        doubtful = [each for each in idle if may_lack_data(each)]
         has_files = list(pool.map(lambda each: _has_files(client, each), doubtful))
         retired = [each for each in instances if each.is_retired]
         sizes = list(pool.map(lambda each: client.used_space(each.name, project=each.project), retired))
+        volumes = [each for found in pool.map(lambda each: client.volumes(project=each), projects) for each in found]
     return _Look(
         client=client,
         server=Server(
@@ -204,6 +206,7 @@ def _look_at(client: LxdClient) -> _Look:
             instances=instances,
             pools={pool.name: pool for pool in client.pools()},
             profiles={project: {each.name: each for each in found} for project, found in profiles.items()},
+            volumes={(each.pool, each.project, each.name): each for each in volumes},
         ),
         operations=operations,
         phantoms=frozenset(
@@ -222,6 +225,11 @@ def _with_snapshots(client: LxdClient, instance: Instance) -> Instance:
         return instance
 
 
+def _is_under_way(instance: Instance, operations: Iterable[Operation]) -> bool:
+    """Whether its server does something with it: Incus answers no look into a copy before that has ended."""
+    return any(instance.name in each.instances for each in operations if not each.is_finished)
+
+
 def _has_files(client: LxdClient, instance: Instance) -> bool:
     try:
         return client.has_files(instance.name, project=instance.project)
@@ -231,8 +239,10 @@ def _has_files(client: LxdClient, instance: Instance) -> bool:
 
 def _partners(looks: Iterable[_Look]) -> set[str]:
     """Remotes that marks name as the other side."""
-    instances = (instance for look in looks for instance in look.server.instances)
-    told = (instance.marks.get(side, "") for instance in instances for side in ("source", "target"))
+    servers = [look.server for look in looks]
+    marks = [each.marks for server in servers for each in server.instances]
+    marks += [each.marks for server in servers for each in server.volumes.values()]
+    told = (of_one.get(side, "") for of_one in marks for side in ("source", "target"))
     return {place.partition(":")[0] for place in told if place}
 
 

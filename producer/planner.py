@@ -1,14 +1,31 @@
 """Request + Fleet -> Plan. Pure: the clock and the plan's id come in as arguments."""
 
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import replace
 from datetime import datetime
 from fnmatch import fnmatchcase
 
 from common.domain.errors import InputError
-from common.domain.fleet import Fleet
-from common.domain.instance import Instance
-from common.domain.plan import Method, Move, NameMap, Plan, Refusal, Request, Selection, fingerprint, identity_of
+from common.domain.fleet import Fleet, Server, place
+from common.domain.instance import HOME, Instance
+from common.domain.plan import (
+    Method,
+    Mode,
+    Move,
+    NameMap,
+    Overrides,
+    Own,
+    Plan,
+    Refusal,
+    Request,
+    Selection,
+    fingerprint,
+    identity_of,
+)
 from producer.placement import Placement
+
+#: How a warning ends of what is mapped and nobody has.
+UNUSED_MAP = ": its map does nothing"
 
 
 def make_plan(request: Request, fleet: Fleet, *, plan_id: str) -> Plan:
@@ -19,22 +36,29 @@ def make_plan(request: Request, fleet: Fleet, *, plan_id: str) -> Plan:
         raise InputError(f"{source.remote} has no project {request.select.project}")
     selected = select(source.instances, request.select, fleet.matching)
     _check(request, selected)
-    placement = Placement(source, [fleet.servers[remote] for remote in request.targets])
+    placement = Placement(source, [fleet.servers[each] for each in _places(request)])
     wrecks = [i.name for i in selected if i.is_wreck and i.name not in request.select.instances]
-    selected = tuple(i for i in selected if i.name not in wrecks)
+    is_anywhere_fine = len(request.members) > 1 or bool(request.select.home)
+    there = [i for i in selected if is_anywhere_fine and i.location in request.members]
+    bound = [i for i in selected if request.select.members and i.stays_with_member]
+    selected = tuple(i for i in selected if i.name not in wrecks and i not in there and i not in bound)
     moves: list[Move] = []
     refusals: list[Refusal] = []
     warnings = [
         f"{name} stays: it is the wreck of a broken copy; `herder janitor` tells how to remove it" for name in wrecks
     ]
     warnings += _unused(request.overrides.map, selected)
+    warnings += [f"{i.name} stays: it is on member {i.location} already" for i in there]
+    warnings += [f"{i.name} stays: it is stopped with its member, as its cluster.evacuate says" for i in bound]
     for instance in selected:
-        placed, warned = placement.place(instance, _draft(request, instance))
+        placed, warned = placement.place(instance, _draft(request, instance, fleet))
         if isinstance(placed, Refusal):
             refusals.append(placed)
         else:
             moves.append(placed)
             warnings += [f"{instance.name}: {finding.message}; {finding.hint}" for finding in warned]
+    warnings += _kept_as_they_are(request, moves)
+    warnings += _made(moves)
     return Plan(
         id=plan_id,
         name=request.name,
@@ -47,11 +71,16 @@ def make_plan(request: Request, fleet: Fleet, *, plan_id: str) -> Plan:
     )
 
 
+def _places(request: Request) -> tuple[str, ...]:
+    return tuple(place(request.select.source, member) for member in request.members) or request.targets
+
+
 def select(
     instances: Iterable[Instance], selection: Selection, matching: Collection[tuple[str, str]] | None = None
 ) -> tuple[Instance, ...]:
-    """The instances meant, in the order in which they shall go: by boot.stop.priority, highest first, then by name.
+    """The instances meant, in the order in which they shall go: by priority, highest first, then by name.
 
+    The priority is boot.stop.priority, and of those that come back to their member boot.autostart.priority.
     ``matching`` are those that the source's filter lets through, by project and name. Raises InputError if a named
     instance is not there.
     """
@@ -65,51 +94,112 @@ def select(
         for i in here
         if (not selection.instances or i.name in selection.instances)
         and (matching is None or (i.project, i.name) in matching)
+        and (not selection.members or i.location in selection.members)
+        and (not selection.home or i.config.get(HOME) == selection.home)
         and all(fnmatchcase(i.expanded_config.get(key, ""), pattern) for key, pattern in selection.match.items())
         # A source that an earlier plan has retired is not there any more as far as an evacuation is concerned.
         and (i.name in selection.instances or not i.is_retired)
+        # What is there as a backup is backed up, moved and evacuated only by its name.
+        and (i.name in selection.instances or not i.is_backup)
     ]
-    return tuple(sorted(chosen, key=lambda i: (-_stop_priority(i), i.name)))
+    order = "boot.autostart.priority" if selection.home else "boot.stop.priority"
+    return tuple(sorted(chosen, key=lambda i: (-_priority(i, order), i.name)))
 
 
-def _stop_priority(instance: Instance) -> int:
-    value = instance.expanded_config.get("boot.stop.priority", "0")
+def _priority(instance: Instance, key: str) -> int:
+    value = instance.expanded_config.get(key, "0")
     return int(value) if value.lstrip("-").isdigit() else 0
 
 
 def _check(request: Request, selected: tuple[Instance, ...]) -> None:
-    if not request.targets:
+    if not _places(request):
         raise InputError("no target given", hint="--to TARGET:")
-    if request.select.source in request.targets:
-        hint = "`lxc copy` makes a copy on the same server" if request.policy.method is Method.COPY else ""
+    if request.select.source in request.targets and not all(i.is_backup for i in selected):
+        hint = (
+            "`lxc copy` makes a copy on the same server"
+            if request.policy.method in (Method.COPY, Method.REFRESH)
+            else ""
+        )
         raise InputError(f"{request.select.source} is the source and a target at once", hint=hint)
+    if request.policy.method is Method.REFRESH and len(request.targets) > 1:
+        raise InputError("a refresh needs exactly one target", hint="one request for each target")
+    if request.policy.rate and request.policy.mode in (Mode.PULL, Mode.PUSH):
+        raise InputError(
+            f"mode {request.policy.mode} has no limit: LXD cannot cap what goes from server to server",
+            hint="leave the mode out, and a worker relays the data at that rate; or leave the limit out",
+        )
     if request.rename and len(selected) != 1:
         raise InputError(f"a new name needs exactly one instance; {len(selected)} are selected")
+    strangers = sorted(set(request.each) - {instance.name for instance in selected})
+    if strangers:
+        raise InputError(f"each: {', '.join(strangers)}: no such instance is selected")
+    if request.members and any(own.name for own in request.each.values()):
+        raise InputError("each: within a cluster there is no new name", hint="move it first, then `lxc rename`")
 
 
-def _draft(request: Request, instance: Instance) -> Move:
-    return Move(
+def _draft(request: Request, instance: Instance, fleet: Fleet) -> Move:
+    own = request.overrides_of(instance.name)
+    draft = Move(
         instance=instance.name,
         source=request.select.source,
+        source_member=instance.location if request.members else "",
         target="",
-        name=request.rename or instance.name,
+        name=request.rename or request.each.get(instance.name, Own()).name or instance.name,
         project=instance.project,
         target_project=request.project_on_target(instance.project),
         type=instance.type,
         identity=identity_of(instance),
         method=_method(request, instance),
         policy=request.policy,
-        overrides=request.overrides,
+        overrides=replace(own, config={**own.config, **_home(request, instance)}),
+        backup=request.backup,
     )
+    if draft.backup:
+        return replace(draft, name=draft.backup.staging_of(draft.origin))
+    return _refreshing(draft, fleet.servers[request.targets[0]]) if draft.is_refresh else draft
+
+
+def _refreshing(draft: Move, target: Server) -> Move:
+    """A copy that is there keeps what it is made of; one that is not is made."""
+    there = target.instance(draft.target_project, draft.name)
+    if there is None:
+        return replace(draft, method=Method.COPY)
+    return replace(draft, overrides=replace(draft.overrides, storage=there.root_pool, profiles=there.own_profiles))
+
+
+def _home(request: Request, instance: Instance) -> dict[str, str]:
+    """What an evacuation notes on an instance that leaves, for its way back; a guest keeps the home that it has."""
+    if request.select.home:
+        return {HOME: ""}
+    return {HOME: instance.config.get(HOME) or instance.location} if request.select.members else {}
 
 
 def _method(request: Request, instance: Instance) -> Method:
-    """What was asked for; a stopped instance that moves has nothing to keep running."""
-    if request.policy.method is Method.COPY:
-        return Method.COPY
+    """What was asked for; a stopped instance that moves has nothing to keep running.
+
+    Of a virtual machine it depends on the target too: ``placement`` finds something better than a cold move.
+    """
+    if request.policy.method is not None and request.policy.method.is_copy:
+        return request.policy.method
     if not instance.is_running:
         return Method.COLD
-    return request.policy.method or Method.WARM
+    return request.policy.method or (Method.COLD if instance.is_virtual_machine else Method.WARM)
+
+
+def _kept_as_they_are(request: Request, moves: Iterable[Move]) -> Iterator[str]:
+    """Warnings: what is asked for and a copy that is there does not get."""
+    asked = replace(request.overrides, instance_only=False, allow_inconsistent=False, map=NameMap(), create=())
+    if asked == Overrides():
+        return
+    for move in moves:
+        if move.is_refresh:
+            yield f"{move.target}:{move.name} is there, and keeps its config, devices, profiles and pool as they are"
+
+
+def _made(moves: Iterable[Move]) -> list[str]:
+    """Warnings: what will be there that was not."""
+    told = (f"{each.thing} {each.name} is made on {m.target} as on {m.source}" for m in moves for each in m.creations)
+    return list(dict.fromkeys(told))
 
 
 def _unused(names: NameMap, instances: Iterable[Instance]) -> Iterator[str]:
@@ -125,7 +215,7 @@ def _unused(names: NameMap, instances: Iterable[Instance]) -> Iterator[str]:
     for kind, found in used.items():
         for name in sorted(set(getattr(names, kind)) - found):
             where = " among its own devices, and the target decides on its profiles" if kind == "networks" else ""
-            yield f"no selected instance has {kind[:-1]} {name}{where}: its map does nothing"
+            yield f"no selected instance has {kind[:-1]} {name}{where}{UNUSED_MAP}"
 
 
 def drift(plan: Plan, fleet: Fleet) -> list[str]:

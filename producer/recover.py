@@ -13,7 +13,8 @@ from common.domain.errors import HerderError, InputError, NotFound
 from common.domain.instance import Instance, guard_profile
 from common.domain.job import Job
 from common.domain.plan import Method, Plan, Request
-from common.domain.recovery import Guard, Traces, continued
+from common.domain.recovery import Guard, Traces, continued, continued_volume
+from common.domain.volume import Volume
 from common.lxd.client import LxdClient
 from common.lxd.connect import connect
 from common.lxd.remotes import Remotes
@@ -42,6 +43,7 @@ class _Seen:
 
     clients: dict[str, LxdClient] = field(default_factory=dict)
     instances: dict[Place, Instance] = field(default_factory=dict)
+    volumes: dict[Place, Volume] = field(default_factory=dict)  # as POOL/NAME
     notes: list[str] = field(default_factory=list)
 
 
@@ -70,12 +72,13 @@ def restore(recovery: Recovery, store: JobStore) -> None:
 def _see(remotes: Remotes, settings: Settings) -> _Seen:
     seen = _Seen()
 
-    def look(name: str) -> tuple[LxdClient, tuple[Instance, ...]] | HerderError:
+    def look(name: str) -> tuple[LxdClient, tuple[Instance, ...], tuple[Volume, ...]] | HerderError:
         try:
             client = connect(
                 remotes.get(name), connect_timeout=settings.connect_timeout, read_timeout=settings.read_timeout
             )
-            return client, client.instances(None)
+            volumes = tuple(each for project in client.projects() for each in client.volumes(project=project))
+            return client, client.instances(None), volumes
         except HerderError as error:
             return error
 
@@ -85,18 +88,21 @@ def _see(remotes: Remotes, settings: Settings) -> _Seen:
             if isinstance(answer, HerderError):
                 seen.notes.append(f"{name} was not asked: {answer.message}")
                 continue
-            client, instances = answer
+            client, instances, volumes = answer
             seen.clients[name] = client
             seen.instances.update({(name, each.project, each.name): each for each in instances})
+            seen.volumes.update({(name, each.project, each.place): each for each in volumes})
     return seen
 
 
 def _memos(seen: _Seen, store: JobStore) -> dict[str, Memo]:
     """By job id, of jobs that the store does not know."""
     found: dict[str, Memo] = {}
-    for (remote, _, name), instance in seen.instances.items():
-        text, job_id = instance.marks.get("memo"), instance.marks.get("job", "")
-        if not text or job_id in found or instance.is_retired or store.job(job_id) is not None:
+    marked: tuple[tuple[Place, Instance | Volume], ...] = (*seen.instances.items(), *seen.volumes.items())
+    for (remote, _, name), each in marked:
+        text, job_id = each.marks.get("memo"), each.marks.get("job", "")
+        is_retired = isinstance(each, Instance) and each.is_retired
+        if not text or job_id in found or is_retired or store.job(job_id) is not None:
             continue
         try:
             found[job_id] = read_memo(text)
@@ -111,9 +117,12 @@ def _continued(memo: Memo, seen: _Seen) -> Job | None:
     if missing:
         seen.notes.append(f"{move.instance}: {' and '.join(missing)} did not answer; run this again when it does")
         return None
+    if move.is_of_volume:
+        marked = [each for each in seen.volumes.values() if each.marks.get("job") == memo.job.id]
+        return continued_volume(memo.job, seen.volumes.get((move.target, move.target_project, move.name)), marked)
     traces = Traces(
-        source=seen.instances.get((move.source, move.project, move.instance)),
-        copy=seen.instances.get((move.target, move.target_project, move.name)),
+        source=memo.job.source_among(lambda name: seen.instances.get((move.source, move.project, name))),
+        copy=memo.job.copy_among(lambda name: seen.instances.get((move.target, move.target_project, name))),
         guard=_guard(seen.clients[move.source], memo.job),
     )
     return continued(memo.job, traces)
@@ -163,14 +172,23 @@ def _not_begun(
     taken: set[Place] = set()
     made: list[Plan] = []
     for plan in plans:
+        method = plan.request.policy.method
+        if method is not None and method.is_of_volume:
+            if len(plan.request.select.instances) != 1:
+                seen.notes.append(f"plan {plan.id} ({plan.name}) may have had more volumes; give its command again")
+            continue
         names = _untouched(plan.request, seen, taken)
-        if plan.request.policy.method is Method.COPY:
+        if method is Method.COPY:
             # Nothing marks the source of a copy; but what bears its name on a target is that copy, or in its way.
             there = {place[2] for place in seen.instances if place[0] in plan.request.targets}
             names = tuple(name for name in names if name not in there)
         if not names or plan.request.rename:
             continue
-        request = replace(plan.request, select=replace(plan.request.select, instances=names))
+        request = replace(
+            plan.request,
+            select=replace(plan.request.select, instances=names),
+            each={name: own for name, own in plan.request.each.items() if name in names},
+        )
         try:
             fleet = take_inventory(request, remotes, settings)
         except HerderError as error:

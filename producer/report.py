@@ -47,6 +47,8 @@ class JobReport:
     share: float  # of its itinerary, 0 to 1
     eta_s: float | None = None
     way: str = ""
+    source_member: str = ""
+    target_member: str = ""
     notes: tuple[str, ...] = ()
 
 
@@ -145,7 +147,7 @@ def make_report(
 
 
 def _set_aside(jobs: Sequence[Job], set_aside: Collection[Trouble]) -> tuple[SetAsideReport, ...]:
-    needed = {server for job in jobs if not job.has_ended for server in (job.move.source, job.move.target)}
+    needed = {server for job in jobs if not job.has_ended for server in job.move.servers}
     return tuple(
         SetAsideReport(server=trouble.remote, since=trouble.since, reason=trouble.reason)
         for trouble in set_aside
@@ -216,6 +218,8 @@ def _job(job: Job, progress: Progress, eta: float | None) -> JobReport:
         project=job.move.project,
         source=job.move.source,
         target=job.move.target,
+        source_member=job.move.source_member,
+        target_member=job.move.target_member,
         name=job.move.name,
         method=job.move.method.value,
         state=job.state.value,
@@ -244,6 +248,8 @@ def _notes(job: Job) -> tuple[str, ...]:
     notes += [f"no connection by {way}" for way in job.facts.get("closed_ways", ())]
     if "no_refresh" in job.facts:
         notes.append("everything was sent while it was down: its servers cannot refresh snapshots that moved before")
+    if job.move.is_refresh and job.state is State.PARKED and not job.is_committed:
+        notes.append(f"`herder cancel {job.id}` puts {job.move.target}:{job.move.name} back as it was")
     return tuple(notes)
 
 

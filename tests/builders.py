@@ -9,10 +9,12 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from common.domain.eligibility import REQUIRED_EXTENSIONS
-from common.domain.fleet import Fleet, Pool, Profile, Server, ServerInfo
+from common.domain.archive import Format, Manifest
+from common.domain.eligibility import REQUIRED_EXTENSIONS, VOLUME_EXTENSIONS
+from common.domain.fleet import Fleet, Member, Pool, Profile, Server, ServerInfo
+from common.domain.generation import BackupOrder
 from common.domain.instance import GUARD_DEVICE, Instance
-from common.domain.itinerary import FORWARD, ITINERARIES
+from common.domain.itinerary import ITINERARIES
 from common.domain.job import Job, JobError, State
 from common.domain.plan import (
     AfterGrace,
@@ -30,6 +32,7 @@ from common.domain.plan import (
     Retire,
     Selection,
 )
+from common.domain.volume import AttachedVolume, Volume, Volumes
 
 #: The moment at which tests begin.
 NOW = datetime(2025, 6, 1, 1, 0, tzinfo=UTC)
@@ -37,6 +40,7 @@ GIB = 1024**3
 
 ROOT_DISK = {"type": "disk", "path": "/", "pool": "default"}
 NIC = {"type": "nic", "network": "lxdbr0", "name": "eth0"}
+VOLUME_DISK = {"type": "disk", "pool": "default", "source": "data", "path": "/data"}
 
 
 class Clock:
@@ -69,6 +73,16 @@ def an_instance(name: str = "web1", **changes: Any) -> Instance:
     )
 
 
+def a_volume(name: str = "data", **changes: Any) -> Volume:
+    """A custom volume of pool ``default`` that ``web1`` attaches."""
+    return Volume(**{"pool": "default", "name": name, "used_by": ("/1.0/instances/web1",), **changes})
+
+
+def volumes_by_key(*volumes: Volume) -> Volumes:
+    """As a server has them."""
+    return {(each.pool, each.project, each.name): each for each in volumes}
+
+
 def a_retired_instance(name: str = "web1", *, job: str = "p0-1", **changes: Any) -> Instance:
     """What a move leaves behind: stopped, marked and guarded."""
     marks = {"user.herder.job": job, "user.herder.state": "retired"}
@@ -84,10 +98,11 @@ def a_server_info(remote: str = "s2", **changes: Any) -> ServerInfo:
         "version": "5.0.2",
         "pid": 4711,
         "trusted": True,
-        "extensions": REQUIRED_EXTENSIONS,
+        "extensions": REQUIRED_EXTENSIONS | VOLUME_EXTENSIONS,
         "architectures": ("x86_64", "i686"),
         "addresses": ("127.0.0.1:8443",),
         "certificate": f"certificate of {remote}",
+        "qemu": "7.2.22",
     }
     return ServerInfo(**(defaults | changes))
 
@@ -105,10 +120,30 @@ def a_server(remote: str = "s2", *instances: Instance, **changes: Any) -> Server
     return Server(remote=remote, info=info, instances=instances, **(defaults | changes))
 
 
+def a_member(name: str = "c3", *, driver: str = "btrfs", free: int = 50, **changes: Any) -> Server:
+    """A member of the cluster ``s1`` with ``c2``, where instances are, and ``c3``; ``free`` GiB in its own pool."""
+    members = {each: Member(name=each, address=f"https://{each}:8443", status="Online") for each in ("c2", "c3")}
+    pools = {"default": Pool(name="default", driver=driver, total=100 * GIB, used=(100 - free) * GIB)}
+    defaults: dict[str, Any] = {"info": a_server_info("s1", clustered=True), "members": members, "pools": pools}
+    return a_server("s1", member=name, **(defaults | changes))
+
+
+def a_lone_move(method: Method = Method.VOLUME_MOVE, **changes: Any) -> Move:
+    """The custom volume ``default/data`` by itself from s1 to s2."""
+    data = AttachedVolume(pool="default", name="data", target_pool="default")
+    names = {"instance": "default/data", "name": "default/data", "type": "volume"}
+    return a_move(method=method, volumes=(data,), **{**names, **changes})
+
+
+def a_move_within_cluster(instance: str = "web1", **changes: Any) -> Move:
+    """A warm move of a container from the member ``c2`` of the cluster ``s1`` to ``c3``."""
+    return a_move(instance, **({"target": "s1", "source_member": "c2", "target_member": "c3"} | changes))
+
+
 def a_fleet(*servers: Server) -> Fleet:
     """These servers, or ``s1`` with ``web1`` and an empty ``s2``, as seen at ``NOW``."""
     seen = servers or (a_server("s1", an_instance()), a_server("s2"))
-    return Fleet(seen_at=NOW, servers={server.remote: server for server in seen})
+    return Fleet(seen_at=NOW, servers={server.place: server for server in seen})
 
 
 def a_request(*instances: str, **changes: Any) -> Request:
@@ -133,6 +168,45 @@ def a_move(instance: str = "web1", **changes: Any) -> Move:
     return Move(instance=instance, **(defaults | changes))
 
 
+def an_order(**changes: Any) -> BackupOrder:
+    """A run of the policy ``nightly`` at ``NOW``."""
+    defaults: dict[str, Any] = {"policy": "nightly", "at": NOW}
+    return BackupOrder(**(defaults | changes))
+
+
+def a_generation(of: str = "web1", **changes: Any) -> Instance:
+    """What a run at ``NOW`` has made of an instance of ``s1``; ``state`` and ``marks`` may be others."""
+    source, order = f"s1:default/{of}", an_order()
+    config = {
+        "user.herder-backup": order.policy,
+        "user.herder-backup-of": source,
+        "user.herder-backup-at": NOW.isoformat(),
+        "user.herder-backup-state": changes.pop("state", "complete"),
+        **changes.pop("marks", {}),
+    }
+    guard = {GUARD_DEVICE: {"type": "unix-char", "source": "/dev/herder-guard", "required": "true"}}
+    name = changes.pop("name", order.generation_of(source))
+    return an_instance(name, **({"status": "Stopped", "config": config, "devices": guard, "profiles": ()} | changes))
+
+
+def a_manifest(instance: str = "web1", **changes: Any) -> Manifest:
+    """The export of a container from ``s1`` at ``NOW``."""
+    defaults: dict[str, Any] = {
+        "file": f"{instance}-{NOW:%Y%m%dT%H%M%SZ}.tar",
+        "source": "s1",
+        "size": GIB,
+        "sha256": "0" * 64,
+        "format": Format(driver="btrfs"),
+        "created_at": NOW,
+        "job": "p1-1",
+        "architecture": "x86_64",
+        "profiles": ("default",),
+        "config": {"volatile.uuid": f"uuid-of-{instance}"},
+        "pool": "default",
+    }
+    return Manifest(instance=instance, **(defaults | changes))
+
+
 def a_plan(*moves: Move, **changes: Any) -> Plan:
     """A plan with these moves, or the one of ``web1``; its id is ``p1``."""
     chosen = moves or (a_move(),)
@@ -150,14 +224,14 @@ def many_moves(count: int, **changes: Any) -> tuple[Move, ...]:
     return tuple(a_move(f"c{number + 1}", **changes) for number in range(count))
 
 
-def a_job(step: str = "check_source", *, method: Method = Method.WARM, itinerary: str = "", **changes: Any) -> Job:
-    """The job of ``web1``, queued at ``step`` of its method's itinerary or of the given one."""
+def a_job(step: str = "", *, method: Method = Method.WARM, itinerary: str = "", **changes: Any) -> Job:
+    """The job of ``web1``, queued at ``step`` of its method's itinerary or of the given one; the first if left out."""
     job = Job.of_move(a_plan(changes.pop("move", a_move(method=method))), 0, NOW)
-    way = ITINERARIES[itinerary] if itinerary else FORWARD[job.move.method]
-    return replace(job, itinerary=way.name, step=way.step(step).name, **changes)
+    way = ITINERARIES[itinerary] if itinerary else job.forward
+    return replace(job, itinerary=way.name, step=way.step(step).name if step else way.steps[0].name, **changes)
 
 
-def a_running_job(step: str = "check_source", **changes: Any) -> Job:
+def a_running_job(step: str = "", **changes: Any) -> Job:
     """The job of ``web1`` in the hands of a worker."""
     return a_job(step, state=State.RUNNING, started_at=NOW, **changes)
 

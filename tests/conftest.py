@@ -2,6 +2,7 @@
 
 import os
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -16,25 +17,71 @@ from common.store.keys import Keys
 from common.store.operations import OperationStore
 from tests.builders import Clock
 from tests.integration.redis_server import RedisServer
-from tests.lab import INCUS_SERVERS, Lab
+from tests.lab import INCUS_SERVERS, MACHINE_SERVERS, Lab
 from tests.lab.lab import default_root
 
 # A parallel run sets it to the width of its own terminal, and rich would keep to that whatever a test sets.
 os.environ.pop("COLUMNS", None)
 
 
+# In a parallel run every process has a lab of its own.
+if process := os.environ.get("PYTEST_XDIST_WORKER"):
+    os.environ["HERDER_LAB"] = f"{default_root()}-{process}"
+
+#: By the beginnings of their paths: tests that share a lab. It takes long to come up, so few processes shall have one.
+LANES = {
+    "tests/acceptance/test_backup.py": "backups",
+    "tests/acceptance/test_evacuate_member.py": "cluster",
+    "tests/acceptance/test_export.py": "machines",
+    "tests/acceptance/test_lone_volumes.py": "backups",
+    "tests/acceptance/test_machines.py": "machines",
+    "tests/acceptance/test_scheduler.py": "backups",
+    "tests/acceptance/test_within_cluster.py": "cluster",
+    "tests/acceptance/": "acceptance",
+    "tests/lab/test_machine_facts.py": "machines",
+    "tests/lab/": "facts",
+}
+
+
 class Lanes(LoadScopeScheduling):  # type: ignore[misc] # xdist ships no types
-    """There is one lab: of the processes of a parallel run, one runs all tests that use it."""
+    """One process of a parallel run runs all tests of a lane, and whichever is free each other test."""
 
     def _split_scope(self, nodeid: str) -> str:
         file, _, case = nodeid.partition("[")
-        has_lab = file.startswith(("tests/lab/", "tests/acceptance/"))
-        return "lab" if has_lab or (file.startswith("tests/contract/") and "lxd" in case) else nodeid
+        if file.startswith("tests/contract/") and "lxd" in case:
+            return "facts"
+        return next((lane for beginning, lane in LANES.items() if file.startswith(beginning)), nodeid)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Lanes:
     """Who runs what in a parallel run."""
     return Lanes(config, log)
+
+
+#: Of the exhaustive tests of a file, or of a class, an ordinary run takes every sixth one.
+SAMPLE = 6
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--exhaustive`` runs all of them."""
+    parser.addoption("--exhaustive", action="store_true", help=f"all exhaustive tests, not 1 in {SAMPLE}")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave most exhaustive tests out: they tell of one behaviour at each of many places."""
+    if config.getoption("--exhaustive"):
+        return
+    met: Counter[str] = Counter()
+    left_out = []
+    for item in items:
+        if item.get_closest_marker("exhaustive"):
+            group = item.nodeid.partition("[")[0].rpartition("::")[0]
+            if met[group] % SAMPLE:
+                left_out.append(item)
+            met[group] += 1
+    config.hook.pytest_deselected(items=left_out)
+    gone = set(left_out)
+    items[:] = [item for item in items if item not in gone]
 
 
 @pytest.fixture(scope="session")
@@ -51,6 +98,15 @@ def incus() -> Iterator[Lab]:
     """The lab with two servers of LXD and two of Incus running; it goes away as ``lab`` does."""
     was_there = default_root().exists()
     yield Lab.up(("s1", "s2", *INCUS_SERVERS))
+    if not was_there:
+        Lab.load().down()
+
+
+@pytest.fixture(scope="session")
+def machines() -> Iterator[Lab]:
+    """The lab with two servers running that run virtual machines; it goes away as ``lab`` does."""
+    was_there = default_root().exists()
+    yield Lab.up(MACHINE_SERVERS)
     if not was_there:
         Lab.load().down()
 

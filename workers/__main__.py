@@ -63,7 +63,9 @@ def _serve(settings: Settings, *, with_parent: bool) -> int:
     jobs = JobStore(connect(settings.redis_url), keys)
     operations = OperationStore(connect(settings.redis_url), keys, jobs)
     servers = Servers(Remotes.load(os.environ, Path.home()), settings)
-    runner = Runner(jobs=jobs, operations=operations, client_of=servers)
+    # The other threads are for jobs that hold an instance down.
+    streams = threading.BoundedSemaphore(max(1, settings.threads // 2))
+    runner = Runner(jobs=jobs, operations=operations, client_of=servers, streams=streams)
     # Its client fails fast: a consumer that waits for Redis sends no heartbeat.
     broker = build_broker(connect(settings.redis_url, patient=False), keys.dramatiq)
     declare_actors(broker, runner.advance)

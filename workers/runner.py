@@ -18,6 +18,8 @@ import tenacity
 
 from common.domain.aside import Trouble
 from common.domain.errors import (
+    ArchiveUnreachable,
+    CopyLost,
     CutoverBroken,
     FenceLost,
     HerderError,
@@ -29,12 +31,13 @@ from common.domain.errors import (
 from common.domain.itinerary import GIVE_BACK, Slot, Step
 from common.domain.job import GIVE_BACK_AFTER, Job, JobError, Kind, Outcome, State
 from common.logs import event
+from common.lxd import relay
 from common.lxd.client import LxdClient
 from common.store.events import pack_event
 from common.store.jobs import Claim, JobStore
 from common.store.memo import write_memo
 from common.store.operations import OperationStore
-from workers.steps.context import Context
+from workers.steps.context import Carry, Context
 from workers.steps.registry import STEPS
 
 log = logging.getLogger("herder.runner")
@@ -48,6 +51,8 @@ _ASIDE_RETRY = timedelta(minutes=10)
 _A_MOMENT = timedelta(milliseconds=50)
 #: Attempts of one step until a fault that keeps coming back waits for a person. Unreachable servers do not count.
 MAX_ATTEMPTS = 8
+#: Backups that a worker process carries at a time, unless it is told otherwise; each takes one of its threads.
+MAX_STREAMS = 4
 _MAX_ATTEMPTS_OF_A_BUG = 3
 _RETRY_SCHEDULE = tenacity.wait_exponential_jitter(initial=1, max=30, jitter=1)
 
@@ -92,6 +97,8 @@ class Runner:
     client_of: Callable[[str], LxdClient]
     held: HeldJobs = field(default_factory=HeldJobs)
     now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
+    carry: Carry = relay.carry
+    streams: threading.Semaphore = field(default_factory=lambda: threading.BoundedSemaphore(MAX_STREAMS))
 
     def advance(self, job_id: str) -> None:
         """Answer one wake-up: run steps until the job has to wait, changes its phase or ends."""
@@ -123,7 +130,7 @@ class Runner:
 
     def _obey(self, claim: Claim, job: Job, control: str) -> tuple[Job, bool]:
         """Carry out what a person asked for; the job as it goes on, and whether this wake-up is over."""
-        if control == "cancel" and not job.is_committed and job.itinerary != "undo":
+        if control == "cancel" and not job.is_committed and not job.is_undoing:
             turned = job.cancelled()
             self._commit(claim, job, turned, None, keep=turned.phase is job.phase)
             return turned, turned.phase is not job.phase
@@ -174,7 +181,7 @@ class Runner:
             outcome = self._outcome_of(ctx.job, error)
             silent = error.server if isinstance(error, TemporaryError) else ""
             stranded = self._count_failure(silent, str(error))
-        for remote, client in ((ctx.move.source, ctx.source), (ctx.move.target, ctx.target)):
+        for remote, client in zip(ctx.move.servers, (ctx.source, ctx.target), strict=False):
             if remote in troubles and remote != silent and client.transport.answered_at >= begun_at:
                 self._count_answer(remote)
         return ctx.job.with_outcome(outcome, self.now()), outcome, stranded
@@ -197,16 +204,29 @@ class Runner:
         def save(changed: Job) -> None:
             self.jobs.commit(claim, changed, keep=True)
 
-        return Context(
+        def keep_alive() -> str:
+            self._take_slots(job)
+            return self.jobs.commit(claim, ctx.job, keep=True)
+
+        near, far = job.move.servers[0], job.move.servers[-1]
+        ctx = Context(
             job=job,
-            source=self.client_of(job.move.source),
-            target=self.client_of(job.move.target),
+            source=self._client_at(near, job.move.source_member),
+            target=self._client_at(far, job.move.target_member),
             log=self.operations,
             now=self.now,
             confirm_fence=lambda: self.jobs.renew(claim),
             save=save,
             memo=lambda changed: write_memo(changed, self.jobs.plan(changed.plan)),
+            carry=self.carry,
+            streams=self.streams,
+            keep_alive=keep_alive,
         )
+        return ctx
+
+    def _client_at(self, remote: str, member: str) -> LxdClient:
+        client = self.client_of(remote)
+        return client.at(member) if member else client
 
     def _outcome_of(self, job: Job, error: Exception) -> Outcome:
         """Who acts next: the queue, a person, or, for a bug, first the queue and then a person."""
@@ -220,14 +240,14 @@ class Runner:
         )
         if isinstance(error, PermanentError):
             return Outcome.failed(stored)
-        endless = isinstance(error, ServerUnreachable | ServerBusy)
+        endless = isinstance(error, ServerUnreachable | ServerBusy | ArchiveUnreachable)
         limit = MAX_ATTEMPTS if isinstance(error, TemporaryError) else _MAX_ATTEMPTS_OF_A_BUG
         if not known:
             log.error("step.crashed job=%s step=%s", job.id, job.step, exc_info=error)
         if job.attempts + 1 >= limit and not endless:
             tried = replace(stored, hint=stored.hint or f"tried {job.attempts + 1} times; `herder retry {job.id}`")
             return Outcome.failed(tried)
-        turns_back = isinstance(error, CutoverBroken)
+        turns_back = isinstance(error, CutoverBroken | CopyLost)
         return Outcome.retry(stored, retry_in=retry_delay(job.attempts), turns_back=turns_back)
 
     def _take_slots(self, job: Job) -> str:
@@ -283,17 +303,20 @@ def _runnable(claim: Claim, now: datetime) -> Job:
 def needed_servers(job: Job) -> tuple[str, ...]:
     """The servers without which the current step can do nothing. To give an instance back takes its source alone."""
     gives_back = job.step in {step.name for step in GIVE_BACK.steps}
-    return (job.move.source,) if gives_back else (job.move.source, job.move.target)
+    return (job.move.source,) if gives_back else job.move.servers
 
 
 def slots_of(job: Job, step: Step) -> list[tuple[str, int]]:
-    """``(resource, limit)`` of each permit that a step needs: one on its source, one on its target."""
+    """``(resource, limit)`` of each permit that a step needs: one on each server of its move."""
     move, limits = job.move, job.limits
-    if step.slot is Slot.TRANSFER:
-        return [(f"{move.source}:transfer", limits.per_source), (f"{move.target}:transfer", limits.per_target)]
-    if step.slot is Slot.CUTOVER:
-        return [(f"{move.source}:cutover", limits.cutovers), (f"{move.target}:cutover", limits.cutovers)]
-    return []
+    if step.slot is None:
+        return []
+    of_role = {
+        Slot.TRANSFER: (limits.per_source, limits.per_target),
+        Slot.CUTOVER: (limits.cutovers, limits.cutovers),
+    }[step.slot]
+    sides = zip((move.source_place, move.target_place), of_role, strict=True)
+    return [(f"{place}:{step.slot.value}", limit) for place, limit in sides if place != move.archive]
 
 
 def _slots_given_back(before: Job, job: Job, outcome: Outcome | None, *, is_stranded: bool) -> list[str]:

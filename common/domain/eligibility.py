@@ -5,15 +5,22 @@ bytes have moved, or never: a missing pool is silently replaced by that of a pro
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
-from common.domain.fleet import Profile, Server
-from common.domain.instance import GUARD_DEVICE, Devices, Instance, is_root_disk
-from common.domain.plan import Finding, Method, Mode, Move, NameMap, Retire
+from common.domain.archive import Manifest
+from common.domain.fleet import Profile, Room, Server, sends_deltas
+from common.domain.instance import BACKUP_STATE, COPY_OF, GUARD_DEVICE, Devices, Instance, is_root_disk
+from common.domain.machine import Case, obstacles
+from common.domain.plan import Finding, Method, Move, NameMap, Retire, identity_of
+from common.domain.units import render_size
+from common.domain.volume import AttachedVolume, Volume
 
 #: Room that a move leaves free in the target's pool, in bytes; a full pool can no longer even delete.
 POOL_RESERVE = 256 * 1024**2
 #: What both servers must know.
 REQUIRED_EXTENSIONS = frozenset({"container_incremental_copy", "instances", "projects"})
+#: What both servers must have for a custom volume to go along.
+VOLUME_EXTENSIONS = frozenset({"custom_volume_refresh", "storage_api_remote_volume_handling"})
 
 
 #: The servers that herder knows, as they call themselves; one that does not trust us does not say.
@@ -26,41 +33,179 @@ def findings(
     instance: Instance, move: Move, source: Server, target: Server, *, own_job: str = ""
 ) -> tuple[Finding, ...]:
     """Everything that stands in the way of this move, refusals and warnings. ``own_job`` may already hold it."""
+    if move.backup:
+        return tuple(_about_backing_up(instance, move, source, target, own_job))
     return (
-        *_about_servers(source, target),
+        *_about_servers(move, source, target),
+        *_about_same_server(move, source, target),
+        *_about_member(instance, move, target),
         *_about_instance(instance, move, own_job),
-        *_about_name(move, target, own_job),
-        *_about_resources(instance, move, target),
+        *(_about_refresh if move.is_refresh else _about_new)(instance, move, target, own_job),
+        *_about_volumes(instance, move, source, target, own_job),
         *_about_differences(instance, move, source, target),
-        *(_about_copying(instance, move, source) if move.is_copy else ()),
+        *(_about_machine(instance, move, source, target) if instance.is_virtual_machine else ()),
+        *(_about_copying(instance, move, source) if move.is_copy else _about_warm(instance, move, source, target)),
     )
+
+
+def _about_backing_up(
+    instance: Instance, move: Move, source: Server, target: Server, own_job: str
+) -> Iterator[Finding]:
+    """A target needs little for a backup: its copies have no profiles and one device, the root disk."""
+    yield from _about_servers(move, source, target)
+    yield from _about_same_server(move, source, target)
+    yield from _about_instance(instance, move, own_job)
+    there = target.instance(move.target_project, move.name)
+    if there is None or not there.is_backup:
+        yield from _about_name(move, target, own_job)
+    yield from _about_pool(instance, move, target)
+    networks = target.networks.get(move.target_project, frozenset())
+    for name, device in instance.own_devices.items():
+        network = device.get("network", "") if device.get("type") == "nic" else ""
+        if network and network not in networks:
+            yield _refuse(
+                "network",
+                f"its own device {name} is of network {network}, and {target.remote} only takes snapshots of instances "
+                "whose networks it has by name",
+                f"`lxc network create {target.remote}:{network} ipv4.address=none ipv6.address=none`: it need not lead "
+                "anywhere",
+            )
+    attached = [d for d in instance.own_devices.values() if d.get("pool") and not is_root_disk(d)]
+    if attached:
+        volumes = ", ".join(sorted(f"{d['pool']}/{d.get('source', '')}" for d in attached))
+        yield Finding(
+            code="volume",
+            message=f"its custom volumes {volumes} are not backed up with it",
+            hint="`herder copy` takes them along",
+            is_refusal=False,
+        )
+
+
+def import_findings(
+    manifest: Manifest, move: Move, target: Server, room: Room | None, *, may_be_there: bool = False
+) -> tuple[Finding, ...]:
+    """Everything that stands in the way of this import. ``may_be_there``: its name may be taken, by what it has made.
+
+    What is bound to a host is only warned of: the server takes it, and may be the host that it is bound to.
+    """
+    instance = manifest.as_instance()
+    return (
+        *_about_servers(move, target),
+        *(() if may_be_there else _about_name(move, target, "")),
+        *(
+            replace(finding, is_refusal=finding.code not in ("device", "host_path"))
+            for finding in _about_resources(instance, move, target)
+        ),
+        *_about_backup(manifest, move, target, room),
+    )
+
+
+def _about_backup(manifest: Manifest, move: Move, target: Server, room: Room | None) -> Iterator[Finding]:
+    pool = target.pools.get(move.pool)
+    if manifest.format.optimized and pool is not None and pool.driver != manifest.format.driver:
+        yield _refuse(
+            "optimized",
+            f"{manifest.file} is optimized for {manifest.format.driver}, and pool {pool.name} of {target.remote} is "
+            f"{pool.driver}",
+            f"--storage with a {manifest.format.driver} pool, or export it once more without --optimized",
+        )
+    places = [(f"pool {pool.name}", pool.free)] if pool is not None and pool.total else []
+    places += [(room.place, room.free)] if room is not None and room.place not in dict(places) else []
+    for place, free in places:
+        if free < manifest.size + POOL_RESERVE:
+            yield _refuse(
+                "space",
+                f"{place} of {target.remote} has {render_size(free)} free; {manifest.file} needs "
+                f"{render_size(manifest.size)}",
+                f"free or add space in {place} of {target.remote}",
+            )
+
+
+def export_findings(instance: Instance, move: Move, room: Room | None, needed: int) -> tuple[Finding, ...]:
+    """Everything that stands in the way of this export; ``needed`` bytes at most for the backup, 0 if not known."""
+    return tuple(_about_exporting(instance, move, room, needed))
+
+
+def _about_exporting(instance: Instance, move: Move, room: Room | None, needed: int) -> Iterator[Finding]:
+    if instance.is_guarded:
+        holder = instance.marks.get("job", "")
+        yield _refuse("claimed", f"it is held by job {holder} and no instance of its own", "export the other one")
+    if room is None:
+        yield Finding(
+            code="space",
+            message=f"{move.source} does not tell how much room it has for backups"
+            + (f"; this one takes up to {render_size(needed)}" if needed else ""),
+            hint="its server stops with an error if there is too little",
+            is_refusal=False,
+        )
+    elif room.free < needed + POOL_RESERVE:
+        yield _refuse(
+            "space",
+            f"the backup is written on {move.source} first, and needs {render_size(needed + POOL_RESERVE)} in "
+            f"{room.place}, which has {render_size(room.free)} free",
+            f"free or add space there, or set storage.backups_volume on {move.source} to a volume that has it",
+        )
+
+
+#: Drivers of pools whose volumes all members of a cluster see.
+_SHARED_BY_MEMBERS = frozenset({"ceph", "cephfs"})
 
 
 def _refuse(code: str, message: str, hint: str) -> Finding:
     return Finding(code=code, message=message, hint=hint)
 
 
-def _about_servers(source: Server, target: Server) -> Iterator[Finding]:
-    for server in (source, target):
+def _about_servers(move: Move, *servers: Server) -> Iterator[Finding]:
+    for server in servers:
         if not server.info.trusted:
             yield _refuse(
                 "not_trusted",
                 f"{server.remote} does not trust our certificate",
                 f"`herder remote add {server.remote} ADDRESS` with a token made on it",
             )
-        if server.info.clustered or server.info.product not in PRODUCTS:
-            what = "a cluster" if server.info.clustered else server.info.product
+        is_foreign_cluster = server.info.clustered and not move.is_within_cluster
+        if is_foreign_cluster or server.info.product not in PRODUCTS:
+            what = "a cluster" if is_foreign_cluster else server.info.product
             yield _refuse(
                 "server_kind",
                 f"{server.remote} is {what}; only standalone servers of LXD and Incus are supported",
-                "another server",
+                "another server; from one member of a cluster to another, `herder move --target MEMBER`",
             )
         missing = sorted(REQUIRED_EXTENSIONS - server.info.extensions)
         if missing:
             yield _refuse("extension", f"{server.remote} lacks the API extensions {', '.join(missing)}", "upgrade it")
-    if source.info.certificate == target.info.certificate:
+
+
+def _about_same_server(move: Move, source: Server, target: Server) -> Iterator[Finding]:
+    if source.info.certificate == target.info.certificate and not (move.is_within_cluster or move.is_local):
         yield _refuse(
             "same_server", f"{source.remote} and {target.remote} are the same server", "choose another target"
+        )
+
+
+def _about_member(instance: Instance, move: Move, target: Server) -> Iterator[Finding]:
+    """Whether the member can take it, and whether the instance can leave its own."""
+    if not move.is_within_cluster:
+        return
+    member = target.members.get(move.target_member)
+    if member is None:
+        have = f"its members are {', '.join(sorted(target.members))}" if target.members else "it is no cluster"
+        message = f"{target.remote} has no member {move.target_member}; {have}"
+        yield _refuse("member", message, "choose another --target")
+    elif member.status != "Online":
+        yield _refuse(
+            "member",
+            f"member {member.name} of {target.remote} is {member.status}: {member.message}",
+            f"choose another --target, or see `lxc cluster show {target.remote}:{member.name}`",
+        )
+    if instance.location == move.target_member:
+        yield _refuse("member", f"it is on member {move.target_member} already", "choose another --target")
+    pool = target.pools.get(wanted_pool(instance, move))
+    if pool is not None and pool.driver in _SHARED_BY_MEMBERS:
+        yield _refuse(
+            "shared_pool",
+            f"pool {pool.name} ({pool.driver}) is shared by all members, so there is nothing to copy",
+            f"`lxc move {target.remote}:{instance.name} --target {move.target_member}`",
         )
 
 
@@ -74,7 +219,7 @@ def _about_differences(instance: Instance, move: Move, source: Server, target: S
             f"({source.info.product} {source.info.version}): it does not know volatile.uuid.generation",
             "leave the snapshots behind with `herder move --method cold --instance-only`, or choose another target",
         )
-    for setting in sorted({**instance.own_config, **move.overrides.config}.items()):
+    for setting in sorted(move.overrides.over(instance.own_config).items()):
         if setting in target.refused_config:
             yield _refuse(
                 "config",
@@ -93,17 +238,18 @@ def _about_instance(instance: Instance, move: Move, own_job: str) -> Iterator[Fi
     elif holder and holder != own_job and instance.marks.get("state") != "retired":
         hint = f"`herder retry {holder}` or `herder cancel {holder}`"
         yield _refuse("claimed", f"it belongs to job {holder}", hint)
+    if BACKUP_STATE in move.overrides.over(instance.config):
+        what = f"it belongs to a backup, whose state is {instance.config[BACKUP_STATE]}"
+        yield _refuse("backup", what, f"`herder backup restore {move.source}:{instance.name}` makes an instance of one")
     is_ours_frozen = instance.status == "Frozen" and holder == own_job and bool(holder)
-    if instance.status not in ("Running", "Stopped") and not is_ours_frozen:
+    # What is copied from a dir pool is frozen meanwhile, perhaps by a backup onto another target.
+    may_be_frozen = is_ours_frozen or bool(move.backup)
+    if instance.status not in ("Running", "Stopped") and not (instance.status == "Frozen" and may_be_frozen):
         yield _refuse("status", f"its status is {instance.status}", "unfreeze, start or stop it first")
-    if instance.is_virtual_machine:
-        yield _refuse("virtual_machine", "it is a virtual machine", "stop it and move it with `lxc move` for now")
     if instance.ephemeral and instance.is_running and not move.is_copy:
         yield _refuse(
             "ephemeral", "it is ephemeral: stopping it would delete the source", "make it non-ephemeral first"
         )
-    if move.policy.mode is Mode.RELAY:
-        yield _refuse("mode", "mode relay is not supported", "use auto, pull or push")
     if move.method is Method.WARM and move.overrides.instance_only:
         yield _refuse("instance_only", "a warm move needs its snapshots", "use `method: cold` with instance-only")
     if (
@@ -116,6 +262,33 @@ def _about_instance(instance: Instance, move: Move, own_job: str) -> Iterator[Fi
         )
 
 
+def _about_machine(instance: Instance, move: Move, source: Server, target: Server) -> Iterator[Finding]:
+    if move.is_within_cluster:
+        hint = f"`lxc move {move.source}:{instance.name} --target {move.target_member}` for now"
+        yield _refuse("virtual_machine", "it is a virtual machine, in a cluster", hint)
+    if move.method is Method.WARM:
+        yield _refuse(
+            "virtual_machine",
+            "it is a virtual machine, which does not move warm",
+            "leave `--method` out: it moves stateful or cold, whichever is possible",
+        )
+    method = Method.COLD if move.method in (Method.WARM, Method.COPY) else move.method
+    yield from obstacles(machine_case(instance, move, source, target), method)
+
+
+def machine_case(instance: Instance, move: Move, source: Server, target: Server) -> Case:
+    """A virtual machine as it would be on the target."""
+    profiles = target.profiles.get(move.target_project, {})
+    return Case(
+        instance=instance,
+        source=source,
+        target=target,
+        devices=expanded_on_target(instance, move, profiles),
+        pool=wanted_pool(instance, move),
+        project=move.target_project,
+    )
+
+
 def _about_copying(instance: Instance, move: Move, source: Server) -> Iterator[Finding]:
     """Warnings: what a copy does to a source that goes on, and what both would have."""
     pool = source.pools.get(instance.root_pool)
@@ -126,7 +299,7 @@ def _about_copying(instance: Instance, move: Move, source: Server) -> Iterator[F
             hint="--allow-inconsistent lets it go on, and may copy files that belong to different moments",
             is_refusal=False,
         )
-    for name, device in wanted_devices(instance, move).items():
+    for name, device in ({} if move.is_refresh else wanted_devices(instance, move)).items():
         inherits = name not in move.overrides.devices
         if inherits and device.get("type") == "nic" and "hwaddr" in device:
             yield Finding(
@@ -137,12 +310,65 @@ def _about_copying(instance: Instance, move: Move, source: Server) -> Iterator[F
             )
 
 
+def risk_of_warm(instance: Instance, move: Move, source: Server, target: Server) -> str:
+    """What a warm move could lose between the pools of these servers, or nothing.
+
+    LXD's rsync takes a file for unchanged if its size and the second of its last change are. So one that a pass has
+    sent, and that changes afterwards within that second and never again, is left out of the final pass.
+    """
+    ends = source.pools.get(instance.root_pool), target.pools.get(wanted_pool(instance, move))
+    drivers = [pool.driver for pool in ends if pool is not None]
+    if len(drivers) < len(ends) or sends_deltas(*drivers):
+        return ""
+    return f"from {drivers[0]} to {drivers[1]} LXD tells files apart by size and second, and could leave a change out"
+
+
+def _about_warm(instance: Instance, move: Move, source: Server, target: Server) -> Iterator[Finding]:
+    risk = risk_of_warm(instance, move, source, target) if move.policy.method is Method.WARM else ""
+    if risk and instance.is_running and not instance.is_virtual_machine:
+        hint = "leave --method out if that must not be: it then moves cold"
+        yield Finding(code="rsync", message=f"it moves warm as you ask: {risk}", hint=hint, is_refusal=False)
+
+
+def _about_new(instance: Instance, move: Move, target: Server, own_job: str) -> Iterator[Finding]:
+    """What has to be free and there for an instance that the target does not have yet."""
+    yield from _about_name(move, target, own_job)
+    yield from _about_resources(instance, move, target)
+
+
+def _about_refresh(instance: Instance, move: Move, target: Server, own_job: str) -> Iterator[Finding]:
+    """Whether what bears the name is a copy of this instance, and at rest."""
+    where = f"{target.remote}:{move.name}"
+    there = target.instance(move.target_project, move.name)
+    if there is None:
+        yield _refuse("no_copy", f"{where} is not there any more", "make the plan again; it will be a new copy")
+        return
+    holder = there.marks.get("job", "")
+    if holder and holder == own_job:
+        return
+    if holder:
+        yield _refuse(
+            "claimed", f"{where} belongs to job {holder}", f"`herder retry {holder}` or `herder cancel {holder}`"
+        )
+    if not there.is_stopped:
+        message = f"{where} is {there.status}, and a refresh overwrites its files"
+        yield _refuse("copy_runs", message, f"`lxc stop {where}`, or copy under another name")
+    known, identity = there.config.get(COPY_OF, ""), identity_of(instance)
+    if not known:
+        hint = f"if it is one, say so: `lxc config set {where} {COPY_OF}={identity}`; else copy under another name"
+        yield _refuse("not_a_copy", f"{where} does not tell whose copy it is", hint)
+    elif known != identity:
+        message = f"{where} is the copy of another instance, with the uuid {known}"
+        yield _refuse("not_a_copy", message, "copy under another name")
+    yield from _about_pool(instance, move, target)
+
+
 def _about_name(move: Move, target: Server, own_job: str) -> Iterator[Finding]:
     if move.target_project not in target.projects:
         hint = f"`lxc project create {target.remote}:{move.target_project}`"
         yield _refuse("project", f"{target.remote} has no project {move.target_project}", hint)
         return
-    there = target.instance(move.target_project, move.name)
+    there = None if move.is_within_cluster else target.instance(move.target_project, move.name)
     if there is None or (own_job and there.marks.get("job") == own_job):
         return
     if there.is_retired:
@@ -168,10 +394,13 @@ def _about_resources(instance: Instance, move: Move, target: Server) -> Iterator
     profiles = target.profiles.get(move.target_project, {})
     for name in wanted_profiles(instance, move):
         if name not in profiles:
-            hint = f"`lxc profile copy {move.source}:{name} {target.remote}:`"
+            copy = f"`lxc profile copy {move.source}:{name} {target.remote}:`, or --create profile"
+            hint = f"`lxc profile create {target.remote}:{name}`" if move.archive else copy
             yield _refuse("profile", f"{target.remote} has no profile {name}", hint)
     yield from _about_pool(instance, move, target)
-    yield from _about_devices(expanded_on_target(instance, move, profiles), move, target)
+    travel = set() if move.is_within_cluster else _travelling(instance, move).keys()
+    devices = expanded_on_target(instance, move, profiles)
+    yield from _about_devices({name: each for name, each in devices.items() if name not in travel}, move, target)
 
 
 def wanted_profiles(instance: Instance, move: Move) -> tuple[str, ...]:
@@ -209,12 +438,15 @@ def wanted_devices(instance: Instance, move: Move, *, root_from_profile: bool = 
     """The copy's local devices: the source's, the overrides, and an explicit root disk unless a profile has it.
 
     A server replaces a pool that it does not have by that of a profile, so what is not inherited must be explicit.
+    A backup has the root disk alone.
     """
+    if move.backup:
+        return {"root": {"type": "disk", "path": "/", "pool": wanted_pool(instance, move), **_room(instance)}}
     names = move.overrides.map
-    devices = {name: _mapped(device, names) for name, device in instance.own_devices.items()}
+    devices = {name: on_target(device, names) for name, device in instance.own_devices.items()}
     for name, device in move.overrides.devices.items():
         # A mask is only the word: LXD refuses every other key beside it.
-        inherited = {} if device.get("type") == "none" else _mapped(instance.expanded_devices.get(name, {}), names)
+        inherited = {} if device.get("type") == "none" else on_target(instance.expanded_devices.get(name, {}), names)
         devices[name] = {**inherited, **device}
     if root_from_profile:
         return devices
@@ -224,7 +456,13 @@ def wanted_devices(instance: Instance, move: Move, *, root_from_profile: bool = 
     return devices
 
 
-def _mapped(device: Mapping[str, str], names: NameMap) -> dict[str, str]:
+def _room(instance: Instance) -> dict[str, str]:
+    """How large a virtual machine's root disk has to be; of a container it is a quota, which its copy does without."""
+    root = next((d for d in instance.expanded_devices.values() if is_root_disk(d)), {})
+    return {"size": root["size"]} if instance.is_virtual_machine and "size" in root else {}
+
+
+def on_target(device: Mapping[str, str], names: NameMap) -> dict[str, str]:
     """The device as the target names what it refers to."""
     kinds = {"nic": {"network": names.networks, "parent": names.networks}, "disk": {"pool": names.pools}}
     known = kinds.get(device.get("type", ""), {})
@@ -247,7 +485,9 @@ def _about_pool(instance: Instance, move: Move, target: Server) -> Iterator[Find
     pool = target.pools.get(name)
     if pool is None:
         have = ", ".join(sorted(target.pools)) or "none"
-        yield _refuse("pool", f"{target.remote} has no pool {name}; it has {have}", "choose one with --storage")
+        yield _refuse(
+            "pool", f"{target.remote} has no pool {name}; it has {have}", "choose one with --storage, or --create pool"
+        )
         return
     if pool.total and pool.free < POOL_RESERVE:
         hint = f"free or add space in pool {name} of {target.remote}"
@@ -276,13 +516,19 @@ def _about_nic(name: str, device: Mapping[str, str], networks: Iterable[str], ta
         yield _refuse(
             "network",
             f"device {name} needs network {network}, which {target.remote} does not have",
-            f"create it there, or override it with --device {name},network=NAME",
+            f"--create network, or override it with --device {name},network=NAME",
         )
 
 
 def _about_disk(name: str, device: Mapping[str, str], move: Move, target: Server) -> Iterator[Finding]:
     pool = device.get("pool")
-    if not pool:
+    if pool and move.is_within_cluster:
+        yield _refuse(
+            "volume",
+            f"device {name} needs the custom volume {pool}/{device.get('source')}, which stays on its member",
+            f"remove it, or mask it with --device {name},type=none",
+        )
+    elif not pool:
         yield _refuse(
             "host_path",
             f"device {name} shares the path {device.get('source')} of the source's host",
@@ -292,5 +538,206 @@ def _about_disk(name: str, device: Mapping[str, str], move: Move, target: Server
         yield _refuse(
             "volume",
             f"device {name} needs the custom volume {pool}/{device.get('source')}, which {target.remote} does not have",
-            f"`lxc storage volume copy {move.source}:{pool}/{device.get('source')} {target.remote}:{pool}/…` first",
+            "attach it to the instance itself, and it goes along; or make one there",
         )
+
+
+def attached_volumes(instance: Instance, move: Move) -> tuple[AttachedVolume, ...]:
+    """The custom volumes that travel with the instance, in order: those of its own devices.
+
+    A device whose ``source`` is overridden names one that is on the target already. A refresh leaves those of the copy.
+    """
+    if move.is_refresh or move.backup:
+        return ()
+    return tuple(sorted(set(_travelling(instance, move).values()), key=str))
+
+
+def _travelling(instance: Instance, move: Move) -> dict[str, AttachedVolume]:
+    """By device."""
+    wanted = wanted_devices(instance, move)
+    return {
+        name: AttachedVolume(pool=device["pool"], name=device["source"], target_pool=wanted[name]["pool"])
+        for name, device in instance.own_devices.items()
+        if device.get("type") == "disk" and device.get("pool") and device.get("source") and not is_root_disk(device)
+        if wanted[name].get("type") == "disk" and "source" not in move.overrides.devices.get(name, {})
+    }
+
+
+def _about_volumes(instance: Instance, move: Move, source: Server, target: Server, own_job: str) -> Iterator[Finding]:
+    volumes = () if move.is_within_cluster else attached_volumes(instance, move)
+    if not volumes:
+        return
+    yield from _about_ways_of_volumes(f"it attaches {_listed(volumes)}", source, target, "--device NAME,source=VOLUME")
+    for volume in volumes:
+        seen = source.volumes.get((volume.pool, move.project, volume.name))
+        yield from _about_sharing(volume, instance, move, seen)
+        yield from _about_volume(volume, move, seen, own_job)
+        yield from _about_pool_of(volume, target)
+        yield from _about_its_place(volume, volumes, move, target, own_job)
+
+
+def _about_ways_of_volumes(what: str, source: Server, target: Server, then: str = "") -> Iterator[Finding]:
+    """Whether these two servers can send custom volumes to each other."""
+    lacking = sorted(VOLUME_EXTENSIONS - (source.info.extensions & target.info.extensions))
+    if lacking:
+        yield _refuse("extension", f"volumes need the API extensions {', '.join(lacking)}", "upgrade both servers")
+    if target.info.product == "incus" and source.info.product == "lxd":
+        yield _refuse(
+            "volume_to_incus",
+            f"{what}: Incus 6.0.4 crashes when it is sent a custom volume by LXD, and later "
+            f"versions have not been tried; {target.remote} is {target.info.version}",
+            f"`lxc storage volume export` it, `incus storage volume import` it on {target.remote}"
+            + (f", then {then}" if then else ""),
+        )
+
+
+def volume_findings(move: Move, source: Server, target: Server, *, own_job: str = "") -> tuple[Finding, ...]:
+    """Everything that stands in the way of a volume that goes by itself."""
+    (volume,) = move.volumes
+    seen = source.volumes.get((volume.pool, move.project, volume.name))
+    there = target.volumes.get((volume.target_pool, move.target_project, volume.target_name))
+    about_place = _about_replaced if move.method is Method.VOLUME_REFRESH else _about_free_name
+    return (
+        *_about_servers(move, source, target),
+        *_about_same_server(move, source, target),
+        *_about_ways_of_volumes(str(volume), source, target),
+        *_about_lone(volume, move, seen, source, own_job),
+        *_about_pool_of(volume, target),
+        *about_place(volume, move, there, target, own_job),
+    )
+
+
+def _about_lone(
+    volume: AttachedVolume, move: Move, seen: Volume | None, source: Server, own_job: str
+) -> Iterator[Finding]:
+    """Whether it can leave the source, or be copied from there as it is."""
+    yield from _about_volume(volume, move, seen, own_job)
+    users = () if seen is None else seen.other_users(project=move.project)
+    if users and not move.is_copy:
+        yield _refuse(
+            "in_use",
+            f"{volume} is attached by {', '.join(users)}, which would lose it",
+            "detach it first; or move the instance, and it goes along",
+        )
+    pool = source.pools.get(volume.pool)
+    at_rest = {each.name for each in source.instances if each.project == move.project and each.is_stopped}
+    writers = [user for user in users if user not in at_rest]
+    if writers and move.is_copy and pool is not None and not sends_deltas(pool.driver, pool.driver):
+        yield Finding(
+            code="inconsistent",
+            message=f"{volume} is attached by {', '.join(writers)}, and a pool of {pool.driver} sends files while they "
+            "are written",
+            hint="stop who writes into it if the copy must be of one moment",
+            is_refusal=False,
+        )
+
+
+def _about_free_name(
+    volume: AttachedVolume, move: Move, there: Volume | None, target: Server, own_job: str
+) -> Iterator[Finding]:
+    if move.target_project not in target.projects:
+        hint = f"`lxc project create {target.remote}:{move.target_project}`"
+        yield _refuse("project", f"{target.remote} has no project {move.target_project}", hint)
+    if there is None or (own_job and there.marks.get("job") == own_job):
+        return
+    whose = f", the retired one of job {there.marks['job']}" if there.marks.get("state") == "retired" else ""
+    yield _refuse(
+        "volume_taken",
+        f"{target.remote} has a custom volume {there.place} already{whose}",
+        f"rename or delete it there, give {volume} another name, or `herder volume refresh` to replace it",
+    )
+
+
+def _about_replaced(
+    volume: AttachedVolume, move: Move, there: Volume | None, target: Server, own_job: str
+) -> Iterator[Finding]:
+    """Whether the volume that is there may be replaced by a copy of this one."""
+    if there is None:
+        where = f"{target.remote}:{volume.target_pool}/{volume.target_name}"
+        yield _refuse("no_copy", f"{where} is not there any more", "make the plan again; it will be a new copy")
+        return
+    place, holder = f"{target.remote}:{there.place}", there.marks.get("job", "")
+    users = there.other_users(project=move.target_project)
+    if users:
+        yield _refuse(
+            "in_use",
+            f"{place} is attached by {', '.join(users)}, which would lose it",
+            "detach it there, and attach it again afterwards",
+        )
+    if there.content_type != "filesystem":
+        yield _refuse("volume", f"{place} is a {there.content_type} volume", "copy it under another name")
+    if holder and there.marks.get("state") == "retired":
+        yield _refuse(
+            "retired", f"{place} is the retired one of job {holder}", "delete it there, or copy it under another name"
+        )
+    elif holder not in ("", own_job):
+        yield _refuse("claimed", f"{place} belongs to job {holder}", f"`herder retry {holder}` or cancel it")
+
+
+def _listed(volumes: Iterable[AttachedVolume]) -> str:
+    return ", ".join(map(str, volumes))
+
+
+def _about_sharing(volume: AttachedVolume, instance: Instance, move: Move, seen: Volume | None) -> Iterator[Finding]:
+    others = () if seen is None else seen.other_users(instance.name, move.project)
+    if others:
+        yield _refuse(
+            "shared_volume",
+            f"its custom volume {volume} is also attached by {', '.join(others)}, which would lose it",
+            "detach it from the others first, or mask it with --device NAME,type=none",
+        )
+
+
+def _about_volume(volume: AttachedVolume, move: Move, seen: Volume | None, own_job: str) -> Iterator[Finding]:
+    """Whether it can leave the source."""
+    if seen is None:
+        yield _refuse("volume", f"{move.source} has no custom volume {volume}", "make the plan again")
+        return
+    if seen.content_type != "filesystem":
+        way = "`lxc storage volume copy` it" if move.is_of_volume else "mask it with --device NAME,type=none"
+        yield _refuse("volume", f"custom volume {volume} is a {seen.content_type} one", way)
+    holder = seen.marks.get("job", "")
+    if holder not in ("", own_job) and seen.marks.get("state") != "retired":
+        yield _refuse(
+            "claimed",
+            f"custom volume {volume} belongs to job {holder}",
+            f"`herder retry {holder}` or `herder cancel {holder}`",
+        )
+
+
+def _about_pool_of(volume: AttachedVolume, target: Server) -> Iterator[Finding]:
+    pool = target.pools.get(volume.target_pool)
+    if pool is None:
+        yield _refuse(
+            "pool",
+            f"{target.remote} has no pool {volume.target_pool} for the custom volume {volume}",
+            f"--map pool:{volume.target_pool}=NAME",
+        )
+    elif pool.total and pool.free < POOL_RESERVE:
+        yield _refuse(
+            "space",
+            f"pool {pool.name} of {target.remote} has only {pool.free // 1024**2} MiB free for {volume}",
+            f"free or add space in pool {pool.name} of {target.remote}",
+        )
+
+
+def _about_its_place(
+    volume: AttachedVolume, volumes: Iterable[AttachedVolume], move: Move, target: Server, own_job: str
+) -> Iterator[Finding]:
+    """Whether its name is free on the target."""
+    rivals = [v for v in volumes if v != volume and (v.target_pool, v.name) == (volume.target_pool, volume.name)]
+    if rivals:
+        yield _refuse(
+            "volume_taken",
+            f"its custom volumes {volume} and {_listed(rivals)} would both be {volume.target_pool}/{volume.name}",
+            "map their pools to different ones",
+        )
+    there = target.volumes.get((volume.target_pool, move.target_project, volume.name))
+    if there is None or (own_job and there.marks.get("job") == own_job):
+        return
+    whose = f", the retired one of job {there.marks['job']}" if there.marks.get("state") == "retired" else ""
+    yield _refuse(
+        "volume_taken",
+        f"{target.remote} has a custom volume {volume.target_pool}/{volume.name} already{whose}",
+        "rename or delete it there; or, to attach that one instead, --device NAME,source=" + volume.name,
+    )

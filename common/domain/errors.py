@@ -12,11 +12,14 @@
     - TransferFailed        a pass broke: look at the world, then pass again
     - TransferStalled       a pass moved no byte for too long and was cancelled
     - CutoverBroken         the source was started again before the hand-over: give back, then pass again
+    - CopyLost              what was copied is not there any more: give back, then pass again
+    - ArchiveUnreachable    no answer from the archive of exports, or an input/output error
   + PermanentError          a person: the job is undone or parked, ``hint`` says what to do
     - PreflightRefused
     - IdentityMismatch      the instance is not the one that was planned
     - StopRefused           the guest did not obey and the plan says to give back
     - OutOfSpace
+    - ArchiveRefused        the archive is not there, or may not be written or read
     - VerificationFailed    the target runs but is not what was promised
     - ServerRefused         the server said no, and asking again would not change that
       . NotFound
@@ -115,6 +118,19 @@ class CutoverBroken(TemporaryError):
     code = "cutover_broken"
 
 
+class CopyLost(TemporaryError):
+    """The copy that had been made is gone, or nobody's; it is made again."""
+
+    code = "copy_lost"
+
+
+class ArchiveUnreachable(TemporaryError):
+    """The directory or bucket of exports does not answer, or answers with an error of its own."""
+
+    code = "archive_unreachable"
+    default_hint = "herder tries again by itself; see that the archive is up and reachable from the workers"
+
+
 class PermanentError(HerderError):
     """Trying again would not help; a person has to change something first."""
 
@@ -148,6 +164,13 @@ class OutOfSpace(PermanentError):
 
     code = "out_of_space"
     default_hint = "free or add space in the target's pool, then `herder retry`"
+
+
+class ArchiveRefused(PermanentError):
+    """The directory or bucket of exports cannot be used as it is."""
+
+    code = "archive_refused"
+    default_hint = "the archive must be there, and the workers must be able to use it; then `herder retry`"
 
 
 class VerificationFailed(PermanentError):

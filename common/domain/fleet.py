@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from common.domain.instance import Config, Devices, Instance
+from common.domain.volume import Volumes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +20,14 @@ class Pool:
     @property
     def free(self) -> int:
         return max(0, self.total - self.used)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """Where a server keeps its backup files, in words, and the bytes that are free there."""
+
+    place: str
+    free: int
 
 
 #: Drivers that can send what changed between two snapshots; all others compare every file with rsync.
@@ -41,6 +50,35 @@ class Profile:
     etag: str = ""
 
 
+def place(remote: str, member: str = "") -> str:
+    """How a server, or a member of it, is called."""
+    return f"{remote}/{member}" if member else remote
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One member of a cluster. ``status`` is LXD's word: Online, Offline, Evacuated; ``message`` says why."""
+
+    name: str
+    address: str
+    status: str
+    message: str = ""
+    groups: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ()
+    config: Config = field(default_factory=dict)
+    failure_domain: str = ""
+    description: str = ""
+    etag: str = ""
+
+    @property
+    def is_evacuated(self) -> bool:
+        return self.status == "Evacuated"
+
+    @property
+    def is_online(self) -> bool:
+        return self.status == "Online"
+
+
 @dataclass(frozen=True, kw_only=True)
 class ServerInfo:
     """What ``GET /1.0`` tells. ``pid`` changes when the daemon restarts, and then all operations are forgotten."""
@@ -55,23 +93,59 @@ class ServerInfo:
     addresses: tuple[str, ...]
     certificate: str
     clustered: bool = False
+    #: The version of QEMU, ``""`` if it cannot run virtual machines.
+    qemu: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Definition:
+    """How a pool or a network was made; ``driver`` is a network's type. It is not ``is_made`` while that goes on."""
+
+    driver: str
+    description: str = ""
+    config: Config = field(default_factory=dict)
+    is_made: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Processor:
+    """What runs virtual machines; ``flags`` are empty if the server does not tell them."""
+
+    model: str
+    flags: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """One server as a source or target. The mappings of a project's things are keyed by project, then by name."""
+    """One server, or one ``member`` of a cluster, as a source or target.
+
+    The mappings of a project's things are keyed by project, then by name; ``members`` by name.
+    """
 
     remote: str
     info: ServerInfo
+    member: str = ""
+    members: Mapping[str, Member] = field(default_factory=dict)
     projects: tuple[str, ...] = ("default",)
     instances: tuple[Instance, ...] = ()
     pools: Mapping[str, Pool] = field(default_factory=dict)
     profiles: Mapping[str, Mapping[str, Profile]] = field(default_factory=dict)
     networks: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    #: ``(pool, project, volume)`` of every custom volume.
-    volumes: frozenset[tuple[str, str, str]] = frozenset()
+    #: Custom volumes by ``(pool, project, name)``.
+    volumes: Volumes = field(default_factory=dict)
     #: ``(key, value)`` of instances' config that it would not take, and why in its own words, as far as it was asked.
     refused_config: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    #: ``(project, network)`` of every OVN network, and the processor: asked only where a virtual machine shall move.
+    ovn_networks: frozenset[tuple[str, str]] = frozenset()
+    processor: Processor | None = None
+    #: ``(thing, project, name)`` of its managed networks, and of its pools with an empty project: asked only where
+    #: something like them shall be made.
+    definitions: Mapping[tuple[str, str, str], Definition] = field(default_factory=dict)
+
+    @property
+    def place(self) -> str:
+        """What it is called."""
+        return place(self.remote, self.member)
 
     def instance(self, project: str, name: str) -> Instance | None:
         """The instance of this name, or None."""
@@ -80,7 +154,7 @@ class Server:
 
 @dataclass(frozen=True, kw_only=True)
 class Fleet:
-    """Every server that a request names, stamped with the moment it was seen.
+    """Every server that a request names, by its place, stamped with the moment it was seen.
 
     ``matching`` are ``(project, name)`` of the source's instances that the request's filter lets through; None if it
     has none.

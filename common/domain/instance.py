@@ -8,10 +8,27 @@ from datetime import UTC, datetime
 #: Marks that herder writes on instances, and devices that it adds, begin with these.
 MARK_PREFIX = "user.herder."
 GUARD_DEVICE = "herder-guard"
+#: Of what type the guard is, by the type of its instance: a virtual machine starts in spite of a missing unix-char.
+GUARD_TYPES = {"container": "unix-char", "virtual-machine": "usb"}
 #: The name of a wreck begins with the instance's own and this, with the job; a number follows.
 WRECK = "{}-wreck-{}-"
+#: Within a cluster, where a name exists once: that of a copy until it is the instance, and that of the source after it.
+COPY, RETIRED = "{}-copy-{}", "{}-retired-{}"
+#: What a copy was before its refresh: the instance's name and the job.
+KEPT = "{}-kept-{}"
+#: The name of what is made of a backup until it is verified: of the instance, the job, and the number of the try.
+IMPORTED = "{}-import-{}-{}"
 #: On a copy that herder has made: the identity of its source. It stays, and a refresh asks for it.
 COPY_OF = "user.herder-copy-of"
+#: The mark of a copy that was there before its job, and of what it was: no job and no janitor may delete both.
+REFRESHED = "refreshed"
+#: On a copy that was refreshed: the last job that did it. On one that was put back as it was: that no refresh of LXD
+#: can build upon it, because its snapshots are copies of those that were received.
+REFRESHED_BY, PUT_BACK = "user.herder-refreshed-by", "user.herder-put-back"
+#: On an instance that has left its evacuated member: that member, to which a restore brings it back.
+HOME = "user.herder-evacuated-from"
+#: On staging copies and generations: ``staging``, ``making`` or ``complete``.
+BACKUP_STATE = "user.herder-backup-state"
 
 _NIC_ADDRESS = re.compile(r"^volatile\.(?P<device>.+)\.hwaddr$")
 _IDENTITY_KEYS = ("volatile.base_image", "volatile.uuid", "volatile.cloud-init.instance-id")
@@ -27,6 +44,7 @@ class Snapshot:
     name: str
     created_at: datetime
     stateful: bool = False
+    profiles: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +86,7 @@ class Instance:
     def is_guarded(self) -> bool:
         """Whether herder's guard device, its own or that of a profile, keeps it from starting."""
         guard = self.devices.get(GUARD_DEVICE) or self.expanded_devices.get(GUARD_DEVICE, {})
-        return guard.get("type") == "unix-char"
+        return guard.get("type") == GUARD_TYPES[self.type]
 
     @property
     def is_handed_over(self) -> bool:
@@ -85,6 +103,16 @@ class Instance:
         """Whether it is what a broken copy has left and a job has set aside: it looks like an instance and is none."""
         job = self.marks.get("job", "")
         return bool(job) and self.is_guarded and WRECK.format("", job) in self.name
+
+    @property
+    def is_backup(self) -> bool:
+        """Whether it belongs to a backup, as its staging copy or as a generation: nobody's instance."""
+        return BACKUP_STATE in self.config
+
+    @property
+    def stays_with_member(self) -> bool:
+        """Whether its owner wants it stopped, not moved, when its member is evacuated."""
+        return self.expanded_config.get("cluster.evacuate", "") in ("stop", "stateful-stop", "force-stop")
 
     @property
     def root_pool(self) -> str:

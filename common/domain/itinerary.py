@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from common.domain.plan import Method
+from common.domain.plan import Method, Move
 
 
 class Phase(StrEnum):
@@ -101,6 +101,17 @@ COLD = Itinerary(
     ),
 )
 
+
+def _within_cluster(way: Itinerary) -> Itinerary:
+    """The same way, on which the copy takes the instance's name as soon as it is the instance."""
+    take_name = _step("take_name", Phase.CUTOVER, Slot.CUTOVER)
+    steps = tuple(each for step in way.steps for each in ((step, take_name) if step.commit else (step,)))
+    return Itinerary(name=f"{way.name}_within_cluster", steps=steps)
+
+
+#: Source and copy are in one cluster, where a name exists once.
+WITHIN_CLUSTER = {Method.WARM: _within_cluster(WARM), Method.COLD: _within_cluster(COLD)}
+
 #: The copy is guarded until it is an instance of its own: that is the commit point, from which nobody takes it away.
 COPY = Itinerary(
     name="copy",
@@ -110,6 +121,42 @@ COPY = Itinerary(
         *_AFTER_THE_COPY,
     ),
 )
+
+#: What was in the copy is kept beside it until the refreshed one has been verified and is free again.
+REFRESH = Itinerary(
+    name="refresh",
+    steps=(
+        *_PREFLIGHT,
+        _step("claim_copy", Phase.TRANSFER, Slot.TRANSFER),
+        _step("keep_copy", Phase.TRANSFER, Slot.TRANSFER),
+        _step("refresh_copy", Phase.TRANSFER, Slot.TRANSFER),
+        _step("verify_copy", Phase.CLEANUP),
+        _step("release_copy", Phase.CLEANUP, commit=True),
+        _step("drop_kept", Phase.CLEANUP),
+        _step("drop_snapshots", Phase.CLEANUP),
+    ),
+)
+
+
+def _with_volumes(way: Itinerary, *volumes_first: tuple[str, str]) -> Itinerary:
+    """The same way, on which these steps about the custom volumes that the instance attaches come before others."""
+    before = {of: first for first, of in (*volumes_first, ("release_volumes", "drop_snapshots"))}
+    steps = tuple(
+        each
+        for step in way.steps
+        for each in (*((_step(before[step.name], step.phase, step.slot),) if step.name in before else ()), step)
+    )
+    return Itinerary(name=f"{way.name}_with_volumes", steps=steps)
+
+
+_COLD_WITH_VOLUMES = _with_volumes(COLD, ("final_volumes", "full_pass"))
+#: The instance attaches custom volumes, which must be on the target before it. They are sent once, when it is stopped.
+WITH_VOLUMES = {
+    Method.WARM: _with_volumes(WARM, ("reserve_volumes", "full_pass"), ("final_volumes", "final_pass")),
+    Method.COLD: _COLD_WITH_VOLUMES,
+    Method.STATEFUL: _COLD_WITH_VOLUMES,
+    Method.COPY: _with_volumes(COPY, ("copy_volumes", "full_pass")),
+}
 
 #: The way back before the commit point that keeps the copy, so that a later try continues from it.
 GIVE_BACK = Itinerary(
@@ -141,8 +188,161 @@ BRING_BACK = Itinerary(
     ),
 )
 
-ITINERARIES = {itinerary.name: itinerary for itinerary in (WARM, COLD, COPY, GIVE_BACK, UNDO, BRING_BACK)}
-FORWARD = {Method.WARM: WARM, Method.COLD: COLD, Method.COPY: COPY}
+#: The manifest is the commit point: a backup file without one is no export. What stays on the server goes after it.
+EXPORT = Itinerary(
+    name="export",
+    steps=(
+        _step("check_source", Phase.PREFLIGHT),
+        _step("check_archive", Phase.PREFLIGHT),
+        _step("make_backup", Phase.TRANSFER, Slot.TRANSFER),
+        _step("stream_backup", Phase.TRANSFER, Slot.TRANSFER),
+        _step("write_manifest", Phase.CLEANUP, commit=True),
+        _step("drop_backup", Phase.CLEANUP),
+    ),
+)
+
+#: The instance that a server makes from a backup has a name of its job's until it is verified: that it takes its own
+#: is the commit point. What a server that dies has left half made is so in nobody's way.
+IMPORT = Itinerary(
+    name="import",
+    steps=(
+        _step("check_import", Phase.PREFLIGHT),
+        _step("send_backup", Phase.TRANSFER, Slot.TRANSFER),
+        _step("verify_import", Phase.CLEANUP),
+        _step("name_import", Phase.CLEANUP, commit=True),
+        _step("settle_import", Phase.CLEANUP),
+    ),
+)
+
+#: An export that a person must look at leaves the server its room.
+GIVE_BACK_EXPORT = Itinerary(name="give_back_export", steps=(_step("drop_backup", Phase.UNDO),))
+UNDO_EXPORT = Itinerary(
+    name="undo_export", steps=(_step("discard_export", Phase.UNDO), _step("drop_backup", Phase.UNDO))
+)
+GIVE_BACK_IMPORT = Itinerary(name="give_back_import", steps=(_step("discard_import", Phase.UNDO),))
+UNDO_IMPORT = Itinerary(name="undo_import", steps=(_step("discard_import", Phase.UNDO),))
+
+_VOLUME_IS_SENT = (
+    _step("check_volume", Phase.PREFLIGHT),
+    _step("send_volume", Phase.TRANSFER, Slot.TRANSFER),
+    _step("verify_volume", Phase.CLEANUP),
+)
+
+#: A custom volume by itself. That its copy counts is the commit point; its source is dealt with by a later step.
+VOLUME_COPY = Itinerary(
+    name="volume_copy",
+    steps=(
+        *_VOLUME_IS_SENT,
+        _step("accept_volume", Phase.CLEANUP, commit=True),
+        _step("settle_volume", Phase.CLEANUP),
+    ),
+)
+VOLUME_MOVE = Itinerary(
+    name="volume_move",
+    steps=(
+        *_VOLUME_IS_SENT,
+        _step("accept_volume", Phase.CLEANUP, commit=True),
+        _step("retire_volume", Phase.CLEANUP),
+        _step("settle_volume", Phase.CLEANUP),
+    ),
+)
+#: The new copy is made beside the one that is there, which nobody touches; the two change places at the commit point.
+VOLUME_REFRESH = Itinerary(
+    name="volume_refresh",
+    steps=(
+        *_VOLUME_IS_SENT,
+        _step("swap_volume", Phase.CLEANUP, commit=True),
+        _step("drop_kept_volume", Phase.CLEANUP),
+        _step("settle_volume", Phase.CLEANUP),
+    ),
+)
+VOLUME_WAYS = {
+    Method.VOLUME_MOVE: VOLUME_MOVE,
+    Method.VOLUME_COPY: VOLUME_COPY,
+    Method.VOLUME_REFRESH: VOLUME_REFRESH,
+}
+
+#: What was sent until then is worth nothing: the source may have changed before a later try.
+GIVE_BACK_VOLUME = Itinerary(name="give_back_volume", steps=(_step("discard_volume", Phase.UNDO),))
+UNDO_VOLUME = Itinerary(
+    name="undo_volume", steps=(_step("discard_volume", Phase.UNDO), _step("release_volume", Phase.UNDO))
+)
+
+#: That the generation is called complete is the commit point. What goes wrong before it leaves every generation that
+#: was complete as it is; what is removed goes after it.
+BACKUP = Itinerary(
+    name="backup",
+    steps=(
+        *_PREFLIGHT,
+        _step("take_snapshot", Phase.TRANSFER, Slot.TRANSFER),
+        _step("refresh_staging", Phase.TRANSFER, Slot.TRANSFER),
+        _step("make_generation", Phase.TRANSFER, Slot.TRANSFER),
+        _step("verify_generation", Phase.CLEANUP),
+        _step("promote", Phase.CLEANUP, commit=True),
+        _step("prune", Phase.CLEANUP),
+    ),
+)
+
+#: The staging copy stays, for the next run; the snapshot on the source may be other targets' too, and is pruned later.
+UNDO_BACKUP = Itinerary(name="undo_backup", steps=(*GIVE_BACK.steps, _step("discard_generation", Phase.UNDO)))
+
+#: The ways on which one side is an archive.
+WITH_ARCHIVE = (EXPORT, IMPORT, GIVE_BACK_EXPORT, UNDO_EXPORT, GIVE_BACK_IMPORT, UNDO_IMPORT)
+ITINERARIES = {
+    itinerary.name: itinerary
+    for itinerary in (
+        *(WARM, COLD, *WITHIN_CLUSTER.values(), COPY, REFRESH, *WITH_VOLUMES.values()),
+        *(GIVE_BACK, UNDO, BRING_BACK, BACKUP, UNDO_BACKUP, *WITH_ARCHIVE),
+        *(*VOLUME_WAYS.values(), GIVE_BACK_VOLUME, UNDO_VOLUME),
+    )
+}
+FORWARD = {
+    Method.WARM: WARM,
+    Method.COLD: COLD,
+    Method.STATEFUL: COLD,
+    Method.COPY: COPY,
+    Method.REFRESH: REFRESH,
+    Method.EXPORT: EXPORT,
+    Method.IMPORT: IMPORT,
+    **VOLUME_WAYS,
+    Method.BACKUP: BACKUP,
+}
+GIVE_BACKS = dict.fromkeys(Method, GIVE_BACK) | {
+    Method.EXPORT: GIVE_BACK_EXPORT,
+    Method.IMPORT: GIVE_BACK_IMPORT,
+    **dict.fromkeys(VOLUME_WAYS, GIVE_BACK_VOLUME),
+}
+UNDOS = dict.fromkeys(Method, UNDO) | {
+    Method.EXPORT: UNDO_EXPORT,
+    Method.IMPORT: UNDO_IMPORT,
+    Method.BACKUP: UNDO_BACKUP,
+    **dict.fromkeys(VOLUME_WAYS, UNDO_VOLUME),
+}
+
+
+def forward_of(move: Move) -> Itinerary:
+    """The way that a move goes."""
+    if move.volumes and not move.is_of_volume:
+        return WITH_VOLUMES[move.method]
+    return (WITHIN_CLUSTER if move.is_within_cluster else FORWARD)[move.method]
+
 
 #: Where a job that gave back goes on: the passes follow a complete copy, so no finished pass is sent again.
-RESUME_AT = {Method.WARM: "refresh_passes", Method.COLD: "stop_source", Method.COPY: "full_pass"}
+RESUME_AT = {
+    Method.WARM: "refresh_passes",
+    Method.COLD: "stop_source",
+    Method.STATEFUL: "stop_source",
+    Method.COPY: "full_pass",
+    Method.REFRESH: "refresh_copy",
+    Method.EXPORT: "make_backup",
+    Method.IMPORT: "send_backup",
+    **dict.fromkeys(VOLUME_WAYS, "send_volume"),
+    Method.BACKUP: "refresh_staging",
+}
+#: The same with volumes: the passes of an instance need them all.
+RESUME_AT_WITH_VOLUMES = {
+    Method.WARM: "reserve_volumes",
+    Method.COLD: "stop_source",
+    Method.STATEFUL: "stop_source",
+    Method.COPY: "copy_volumes",
+}

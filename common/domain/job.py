@@ -4,15 +4,27 @@ A job walks forward along the itinerary of its method. Before the commit point a
 keeps the instance down for too long, turns it onto ``give_back``; a cancel turns it onto ``undo``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from common.domain.itinerary import BRING_BACK, FORWARD, GIVE_BACK, ITINERARIES, RESUME_AT, UNDO, Itinerary, Phase, Step
+from common.domain.instance import COPY, KEPT, RETIRED, Instance
+from common.domain.itinerary import (
+    BRING_BACK,
+    GIVE_BACKS,
+    ITINERARIES,
+    RESUME_AT,
+    RESUME_AT_WITH_VOLUMES,
+    UNDOS,
+    Itinerary,
+    Phase,
+    Step,
+    forward_of,
+)
 from common.domain.operation import OperationRef
-from common.domain.plan import Limits, Method, Move, Plan
+from common.domain.plan import Limits, Move, Plan
 
 
 class State(StrEnum):
@@ -45,6 +57,7 @@ ALLOWED = frozenset(
     }
 )
 ENDED = frozenset({State.DONE, State.PARKED, State.CANCELLED})
+_WAYS_BACK = frozenset(way.name for way in (*GIVE_BACKS.values(), *UNDOS.values(), BRING_BACK))
 
 
 class Kind(StrEnum):
@@ -176,7 +189,7 @@ class Job:
     def of_move(cls, plan: Plan, number: int, now: datetime) -> "Job":
         """A new job at the first step of its itinerary, for the move at ``number`` of the plan."""
         move = plan.moves[number]
-        itinerary = FORWARD[move.method]
+        itinerary = forward_of(move)
         return cls(
             id=plan.job_id(number),
             plan=plan.id,
@@ -190,8 +203,47 @@ class Job:
 
     @property
     def forward(self) -> Itinerary:
-        """The itinerary of its method."""
-        return FORWARD[self.move.method]
+        """The itinerary of its move."""
+        return forward_of(self.move)
+
+    @property
+    def copy_name(self) -> str:
+        """The copy's name until it is handed over."""
+        return COPY.format(self.move.name[:40], self.id) if self.move.is_within_cluster else self.move.name
+
+    @property
+    def kept_name(self) -> str:
+        """The name of what the copy was before its refresh."""
+        return KEPT.format(self.move.name[:40], self.id)
+
+    @property
+    def retired_name(self) -> str:
+        """The source's name at the end."""
+        return RETIRED.format(self.move.name[:40], self.id) if self.move.is_within_cluster else self.move.instance
+
+    def name_beside(self, pattern: str) -> str:
+        """The name of what is beside a volume that is refreshed: by COPY the new one, by KEPT what was there."""
+        (volume,) = self.move.volumes
+        return pattern.format(volume.target_name[:40], self.id)
+
+    def source_among(self, find: Callable[[str], Instance | None]) -> Instance | None:
+        """The source, under whatever name it has now; ``find`` looks for an instance of a name on its server."""
+        for name in dict.fromkeys((self.move.instance, self.retired_name)):
+            found = find(name)
+            if found is not None and not (self.move.is_within_cluster and self._is_on_target(found)):
+                return found
+        return None
+
+    def copy_among(self, find: Callable[[str], Instance | None]) -> Instance | None:
+        """The copy, or what else has its name on the target."""
+        for name in dict.fromkeys((self.copy_name, self.move.name)):
+            found = find(name)
+            if found is not None and (not self.move.is_within_cluster or self._is_on_target(found)):
+                return found
+        return None
+
+    def _is_on_target(self, instance: Instance) -> bool:
+        return instance.location == self.move.target_member
 
     @property
     def current(self) -> Step:
@@ -204,7 +256,17 @@ class Job:
 
     @property
     def is_going_back(self) -> bool:
-        return self.itinerary in (GIVE_BACK.name, UNDO.name, BRING_BACK.name)
+        return self.itinerary in _WAYS_BACK
+
+    @property
+    def is_giving_back(self) -> bool:
+        """Whether it is on the way back from which a later try goes on."""
+        return self.itinerary == GIVE_BACKS[self.move.method].name
+
+    @property
+    def is_undoing(self) -> bool:
+        """Whether it is on the way back before the commit point that leaves nothing."""
+        return self.itinerary == UNDOS[self.move.method].name
 
     @property
     def is_committed(self) -> bool:
@@ -290,9 +352,9 @@ class Job:
         fresh = replace(self, evidence={}, attempts=0, error=self.error if self.is_going_back else None)
         if following:
             return fresh.to(State.RUNNING, step=following.name)
-        if self.itinerary in (UNDO.name, BRING_BACK.name):
+        if self.is_undoing or self.itinerary == BRING_BACK.name:
             return fresh.to(State.CANCELLED, finished_at=now)
-        if self.itinerary == GIVE_BACK.name:
+        if self.is_giving_back:
             return fresh._given_back(now)
         return fresh.to(State.DONE, finished_at=now)
 
@@ -307,7 +369,7 @@ class Job:
     def _given_back(self, now: datetime) -> "Job":
         """The source runs as before: go on by itself after a fault, or wait for a person after a permanent error."""
         at = replace(self, itinerary=self.forward.name, step=self._resume_step(), undo_then="").without("down_at")
-        if self.move.method is Method.COLD or self.facts.get("no_refresh"):
+        if self.move.method.stops_first or self.facts.get("no_refresh"):
             # The source has run since the copy was made, and no refresh follows: what is there is out of date.
             at = replace(at, facts={**at.facts, "whole_from": self.facts.get("next_pass", 0)})
         if self.undo_then == "resume":
@@ -319,14 +381,15 @@ class Job:
         return replace(self, facts={name: value for name, value in self.facts.items() if name != fact})
 
     def _resume_step(self) -> str:
-        resume_at = RESUME_AT[self.move.method]
+        takes_volumes = self.move.volumes and not self.move.is_of_volume
+        resume_at = (RESUME_AT_WITH_VOLUMES if takes_volumes else RESUME_AT)[self.move.method]
         return resume_at if self.forward.index(self.reached) > self.forward.index(resume_at) else self.reached
 
     def _retry(self, outcome: Outcome, now: datetime) -> "Job":
         down_too_long = self.down_at is not None and now - self.down_at > GIVE_BACK_AFTER
         if (down_too_long or outcome.turns_back) and not self.is_committed and not self.is_going_back:
             then = "resume" if self.give_backs < MAX_GIVE_BACKS else "park"
-            return self._turn_back(GIVE_BACK, then=then, error=outcome.error)
+            return self._turn_back(GIVE_BACKS[self.move.method], then=then, error=outcome.error)
         return self.to(
             State.WAITING,
             blocked_on=outcome.blocked_on,
@@ -340,7 +403,7 @@ class Job:
         counted = replace(self, error=error, total_attempts=self.total_attempts + 1)
         if self.is_committed or self.is_going_back or self.phase is Phase.PREFLIGHT:
             return counted.to(State.PARKED, finished_at=now)
-        return counted._turn_back(GIVE_BACK, then="park", error=error)
+        return counted._turn_back(GIVE_BACKS[self.move.method], then="park", error=error)
 
     def _turn_back(self, way: Itinerary, *, then: str, error: JobError | None) -> "Job":
         return self.to(
@@ -358,19 +421,23 @@ class Job:
         """Turned onto the way back that leaves nothing. Raises ValueError after the commit point."""
         if self.is_committed:
             raise ValueError(f"job {self.id} is past its commit point and only goes forward")
-        if self.itinerary == UNDO.name and not self.has_ended:
+        if self.is_undoing and not self.has_ended:
             return self
+        way = UNDOS[self.move.method]
         if self.state is State.PARKED:
             queued = self.to(State.QUEUED, finished_at=None)
-            first = UNDO.steps[0].name
             reached = self.reached if self.is_going_back else self.step
-            return replace(queued, itinerary=UNDO.name, step=first, reached=reached, attempts=0)
-        return self._turn_back(UNDO, then="", error=self.error)
+            return replace(queued, itinerary=way.name, step=way.steps[0].name, reached=reached, attempts=0)
+        return self._turn_back(way, then="", error=self.error)
 
     def brought_back(self) -> "Job":
         """Turned onto the way back from behind the commit point. Raises ValueError for a job that is not there."""
         if self.move.is_copy:
             raise ValueError(f"job {self.id} is a copy: its source has never stopped")
+        if self.move.is_of_volume:
+            raise ValueError(f"job {self.id} moves a volume, which is not brought back; move it once more")
+        if self.move.is_within_cluster:
+            raise ValueError(f"job {self.id} is a move within a cluster, which is not brought back; move it once more")
         if not self.is_committed or self.state not in (State.DONE, State.PARKED):
             raise ValueError(f"job {self.id} is {self.state} and before its commit point")
         first = BRING_BACK.steps[0].name
@@ -381,7 +448,7 @@ class Job:
     def retried(self) -> "Job":
         """Queued again: after a cancel from the beginning, otherwise from its checkpoint."""
         at = replace(self, attempts=0, give_backs=0, finished_at=None, error=None)
-        if self.itinerary == GIVE_BACK.name:
+        if self.is_giving_back:
             at = replace(at, undo_then="resume")
         if self.state is State.CANCELLED:
             first = self.forward.steps[0].name

@@ -1,4 +1,4 @@
-"""Durations and sizes: parsing what people write ("30s", "4GiB") and rendering what they read."""
+"""Durations, sizes and rates: parsing what people write ("30s", "4GiB", "50MB/s") and rendering what they read."""
 
 import re
 from datetime import timedelta
@@ -7,6 +7,9 @@ _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMGTPE]?)(i?)B?")
 _POWERS = {"": 0, "k": 1, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5, "E": 6}
+
+#: Bytes per second below which a transfer looks as if nothing moved any more.
+SLOWEST = 64 * 1024
 
 
 def parse_duration(text: str) -> timedelta:
@@ -27,6 +30,17 @@ def parse_size(text: str) -> int:
         raise ValueError(f"{text!r} is not a size; write 4GiB or 500MB")
     number, unit, binary = match.groups()
     return int(float(number) * (1024 if binary else 1000) ** _POWERS[unit])
+
+
+def parse_rate(text: str) -> int:
+    """Bytes per second: ``"200MiB/s"``, or without the ``/s``; at least 64KiB/s. Raises ValueError."""
+    try:
+        rate = parse_size(text.strip().removesuffix("/s"))
+    except ValueError as error:
+        raise ValueError(f"{text!r} is not a rate; write 200MiB/s or 50MB/s") from error
+    if rate < SLOWEST:
+        raise ValueError(f"{text!r} is too slow; at least {render_size(SLOWEST)}/s")
+    return rate
 
 
 def render_duration(value: timedelta | float | None) -> str:

@@ -1,14 +1,18 @@
 """The calls of the LXD REST API that herder makes, one typed method each."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
 from common.domain.errors import InputError, NotFound, NotTrusted, ServerBusy, ServerRefused
-from common.domain.fleet import Pool, Profile, ServerInfo
+from common.domain.fleet import Definition, Member, Pool, Processor, Profile, Room, ServerInfo
 from common.domain.instance import Config, Devices, Instance, Snapshot
 from common.domain.operation import Operation
+from common.domain.plan import Compression
+from common.domain.volume import Volume
 from common.lxd import migration, records
 from common.lxd.migration import Offer, Transfer
 from common.lxd.transport import Transport
@@ -17,13 +21,16 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 _WHOLE_RECORDS: Mapping[str, str] = MappingProxyType({"recursion": "1"})
 # How much longer than the server's own waiting we wait for its answer.
 _GRACE_OF_WAIT = 10.0
+#: Seconds that a server may look into a backup file before it begins to restore it.
+_READS_A_BACKUP = 300.0
 _IS_THERE = "profile already exists"
 _SAVED_ALL_THE_SAME = "profile change still saved"
+_NO_AGENT = "VM agent isn't currently running"
 _NO_ROOT = "no such file or directory"
 
 
 class LxdClient:
-    """One server. Safe to share between threads.
+    """One server, or one member of a cluster. Safe to share between threads.
 
     What returns an operation's id has only begun when it returns. All may raise ServerUnreachable, ServerBusy,
     NotTrusted, NotFound and ServerRefused.
@@ -34,8 +41,13 @@ class LxdClient:
     instances            GET /1.0/instances?recursion=1
     instance             GET /1.0/instances/NAME
     snapshots            GET /1.0/instances/NAME/snapshots?recursion=1
+    snapshotted          GET /1.0/instances/NAME/snapshots/SNAPSHOT
     has_files            GET /1.0/instances/NAME/files?path=/
     used_space           GET /1.0/instances/NAME/state
+    members              GET /1.0/cluster/members?recursion=1
+    configure_member     GET and PUT /1.0/cluster/members/NAME
+    evacuate_member,     POST /1.0/cluster/members/NAME/state
+    restore_member
     pools                GET /1.0/storage-pools?recursion=1, GET /1.0/storage-pools/POOL/resources
     profiles             GET /1.0/profiles?recursion=1
     profile              GET /1.0/profiles/NAME
@@ -43,11 +55,28 @@ class LxdClient:
     replace_profile      PUT /1.0/profiles/NAME
     refused_config       POST /1.0/profiles
     delete_profile       DELETE /1.0/profiles/NAME
+    pool_definitions     GET /1.0/storage-pools?recursion=1
+    create_pool          POST /1.0/storage-pools
     networks             GET /1.0/networks
-    volumes              GET /1.0/storage-pools, GET /1.0/storage-pools/POOL/volumes/custom
+    network_definitions  GET /1.0/networks?recursion=1
+    create_network       POST /1.0/networks
+    ovn_networks         GET /1.0/networks?recursion=1
+    processor            GET /1.0/resources
+    volumes              GET /1.0/storage-pools, GET /1.0/storage-pools/POOL/volumes/custom?recursion=1
+    volume               GET /1.0/storage-pools/POOL/volumes/custom/NAME
+    volume_snapshots     GET /1.0/storage-pools/POOL/volumes/custom/NAME/snapshots
+    patch_volume         PATCH /1.0/storage-pools/POOL/volumes/custom/NAME
+    delete_volume        DELETE /1.0/storage-pools/POOL/volumes/custom/NAME
+    rename_volume,       POST /1.0/storage-pools/POOL/volumes/custom/NAME
+    offer_volume,
+    push_volume
+    create_volume,       POST /1.0/storage-pools/POOL/volumes/custom
+    receive_volume,
+    await_volume
     create_snapshot      POST /1.0/instances/NAME/snapshots
     delete_snapshot      DELETE /1.0/instances/NAME/snapshots/SNAPSHOT
     start, stop,         PUT /1.0/instances/NAME/state
+    stop_with_memory,
     force_stop,
     freeze, unfreeze
     patch                PATCH /1.0/instances/NAME
@@ -55,6 +84,12 @@ class LxdClient:
     rename, offer        POST /1.0/instances/NAME
     delete               DELETE /1.0/instances/NAME
     receive              POST /1.0/instances
+    create_backup        POST /1.0/instances/NAME/backups
+    has_backup           GET /1.0/instances/NAME/backups/BACKUP
+    read_backup          GET /1.0/instances/NAME/backups/BACKUP/export
+    delete_backup        DELETE /1.0/instances/NAME/backups/BACKUP
+    restore_backup       POST /1.0/instances
+    room_for_backups     GET /1.0, GET /1.0/storage-pools?recursion=1, GET /1.0/storage-pools/POOL/resources
     execute              POST /1.0/instances/NAME/exec
     operation            GET /1.0/operations/ID
     wait                 GET /1.0/operations/ID/wait
@@ -63,13 +98,60 @@ class LxdClient:
     ===================  ==============================================================
     """
 
-    def __init__(self, remote_name: str, transport: Transport) -> None:
+    def __init__(self, remote_name: str, transport: Transport, member: str = "") -> None:
         self.remote = remote_name
         self.transport = transport
+        self.member = member
+
+    def at(self, member: str) -> "LxdClient":
+        """The same cluster, for what its members answer for themselves: what it is, its pools, what it receives.
+
+        All other requests find their instance on whatever member it is. ``""`` leaves the choice to the cluster.
+        """
+        return LxdClient(self.remote, self.transport, member)
 
     def info(self) -> ServerInfo:
         """What the server is; answered even to those whom it does not trust."""
-        return records.server_info(self._get("/1.0"))
+        return records.server_info(self._get("/1.0", self._here))
+
+    def members(self) -> tuple[Member, ...]:
+        """The members of the cluster."""
+        return tuple(records.member(each) for each in self._get("/1.0/cluster/members", _WHOLE_RECORDS))
+
+    def configure_member(self, name: str, config: Config) -> None:
+        """Set keys of a member's config, at once; ``""`` deletes one. Raises NotFound and PreconditionFailed.
+
+        A change that leaves roles or groups out would take them away, so the whole record is written.
+        """
+        path = _member_path(name)
+        reply = self.transport.request("GET", path)
+        seen = records.member(reply.metadata, etag=reply.etag)
+        changed = {key: value for key, value in {**seen.config, **config}.items() if value}
+        body = {
+            "roles": list(seen.roles),
+            "failure_domain": seen.failure_domain,
+            "description": seen.description,
+            "groups": list(seen.groups),
+            "config": changed,
+        }
+        self.transport.request("PUT", path, json=body, headers={"If-Match": seen.etag})
+
+    def evacuate_member(self, name: str) -> str:
+        """Begin to evacuate a member by the server's own means; it is marked as evacuated from the first moment."""
+        return self._begin_on_member(name, "evacuate")
+
+    def restore_member(self, name: str) -> str:
+        """Begin to put an evacuated member into service; starts what the evacuation has stopped on it."""
+        return self._begin_on_member(name, "restore")
+
+    def _begin_on_member(self, name: str, action: str) -> str:
+        return self._operation_of(
+            self.transport.request("POST", f"{_member_path(name)}/state", json={"action": action}).operation
+        )
+
+    @property
+    def _here(self) -> Mapping[str, str]:
+        return {"target": self.member} if self.member else {}
 
     def projects(self) -> tuple[str, ...]:
         """Names of the projects that we may see, sorted."""
@@ -101,6 +183,11 @@ class LxdClient:
         found = self._get(_path(name, "snapshots"), {"project": project, **_WHOLE_RECORDS})
         return tuple(sorted((records.snapshot(each) for each in found), key=lambda each: each.created_at))
 
+    def snapshotted(self, name: str, snapshot: str, *, project: str = "default") -> Instance:
+        """The instance as it was when a snapshot of it was made, with no status. Raises NotFound."""
+        record = self._get(_path(name, "snapshots", snapshot), {"project": project})
+        return records.instance({**record, "name": name, "project": project})
+
     def has_files(self, name: str, *, project: str = "default") -> bool:
         """Whether its root directory is there; a record without one is what a killed server leaves of a transfer."""
         try:
@@ -116,11 +203,10 @@ class LxdClient:
         disks = self._get(_path(name, "state"), {"project": project}).get("disk") or {}
         return int((disks.get("root") or {}).get("usage") or 0)
 
-    def pools(self, *, member: str | None = None) -> tuple[Pool, ...]:
-        """The storage pools, with their space on this member of a cluster."""
+    def pools(self) -> tuple[Pool, ...]:
+        """The storage pools with their space."""
         return tuple(
-            records.pool(each, self._space(each["name"], member))
-            for each in self._get("/1.0/storage-pools", _WHOLE_RECORDS)
+            records.pool(each, self._space(each["name"])) for each in self._get("/1.0/storage-pools", _WHOLE_RECORDS)
         )
 
     def profiles(self, *, project: str = "default") -> tuple[Profile, ...]:
@@ -133,9 +219,17 @@ class LxdClient:
         reply = self.transport.request("GET", _profile_path(name), params={"project": project})
         return records.profile(reply.metadata, etag=reply.etag)
 
-    def create_profile(self, name: str, *, description: str = "", project: str = "default") -> None:
-        """Make an empty profile, at once. Raises ServerRefused if there is one of that name."""
-        body = {"name": name, "description": description}
+    def create_profile(
+        self,
+        name: str,
+        *,
+        description: str = "",
+        config: Config | None = None,
+        devices: Devices | None = None,
+        project: str = "default",
+    ) -> None:
+        """Make a profile, at once. Raises ServerRefused if there is one of that name."""
+        body = {"name": name, "description": description, "config": config or {}, "devices": devices or {}}
         self.transport.request("POST", "/1.0/profiles", params={"project": project}, json=body)
 
     def replace_profile(
@@ -179,14 +273,124 @@ class LxdClient:
         """Delete a profile that no instance uses, at once. Raises NotFound."""
         self.transport.request("DELETE", _profile_path(name), params={"project": project})
 
+    def pool_definitions(self) -> dict[str, Definition]:
+        """How each pool was made."""
+        return {each["name"]: records.definition(each) for each in self._get("/1.0/storage-pools", _WHOLE_RECORDS)}
+
+    def network_definitions(self, *, project: str = "default") -> dict[str, Definition]:
+        """How each network was made that the server manages."""
+        found = self._get("/1.0/networks", {"project": project, **_WHOLE_RECORDS})
+        return {each["name"]: records.definition(each) for each in found if each.get("managed")}
+
+    def create_pool(self, name: str, definition: Definition) -> None:
+        """Make a storage pool, at once. Raises ServerRefused, also if there is one of that name."""
+        body = {"name": name, "driver": definition.driver}
+        self.transport.request("POST", "/1.0/storage-pools", json={**body, **_described(definition)})
+
+    def create_network(self, name: str, definition: Definition, *, project: str = "default") -> None:
+        """Make a network, at once. Raises ServerRefused, also if there is one of that name."""
+        body = {"name": name, "type": definition.driver}
+        self.transport.request(
+            "POST", "/1.0/networks", params={"project": project}, json={**body, **_described(definition)}
+        )
+
     def networks(self, *, project: str = "default") -> frozenset[str]:
         """Names of the networks that NICs of a project may use, the host's own interfaces included."""
         return records.names(self._get("/1.0/networks", {"project": project}))
 
-    def volumes(self, *, project: str = "default") -> frozenset[tuple[str, str, str]]:
-        """``(pool, project, volume)`` of every custom volume that instances of a project may attach."""
-        pools = records.names(self._get("/1.0/storage-pools"))
-        return frozenset((pool, project, volume) for pool in pools for volume in self._volumes_of(pool, project))
+    def ovn_networks(self, *, project: str = "default") -> frozenset[str]:
+        """Names of those networks that reach beyond this server."""
+        return records.ovn_networks(self._get("/1.0/networks", {"project": project, **_WHOLE_RECORDS}))
+
+    def processor(self) -> Processor:
+        """What its virtual machines run on. Raises NotTrusted for a certificate that is restricted to projects."""
+        return records.processor(self._get("/1.0/resources", self._here))
+
+    def volumes(self, *, project: str = "default") -> tuple[Volume, ...]:
+        """Every custom volume that instances of a project may attach, without ETag."""
+        pools = sorted(records.names(self._get("/1.0/storage-pools")))
+        return tuple(
+            records.volume(each, pool=pool, project=project)
+            for pool in pools
+            for each in self._get(_volumes_path(pool), {"project": project, **_WHOLE_RECORDS})
+            if "/" not in each["name"]  # LXD lists the snapshots too
+        )
+
+    def volume(self, pool: str, name: str, *, project: str = "default") -> Volume:
+        """One custom volume with its ETag. Raises NotFound."""
+        reply = self.transport.request("GET", _volumes_path(pool, name), params={"project": project})
+        return records.volume(reply.metadata, pool=pool, project=project, etag=reply.etag)
+
+    def volume_snapshots(self, volume: Volume) -> frozenset[str]:
+        """Names of its snapshots."""
+        path = _volumes_path(volume.pool, volume.name, "snapshots")
+        return records.names(self._get(path, {"project": volume.project}))
+
+    def patch_volume(self, seen: Volume, config: Config) -> None:
+        """Add to its config, at once, also while it is attached; ``""`` deletes a key.
+
+        Only if it is still as it was when ``seen`` was read; else raises PreconditionFailed. LXD 5.0.2 empties a
+        description that is left out.
+        """
+        self.transport.request(
+            "PATCH",
+            _volumes_path(seen.pool, seen.name),
+            params={"project": seen.project},
+            json={"config": dict(config), "description": seen.description},
+            headers={"If-Match": seen.etag},
+        )
+
+    def create_volume(self, volume: Volume) -> None:
+        """Make an empty one, at once, with this config and description. Raises ServerRefused if the name is taken."""
+        body = {
+            "name": volume.name,
+            "type": "custom",
+            "content_type": volume.content_type,
+            "config": dict(volume.config),
+            "description": volume.description,
+        }
+        where = {"project": volume.project, **self._here}
+        self.transport.request("POST", _volumes_path(volume.pool), params=where, json=body)
+
+    def delete_volume(self, volume: Volume) -> None:
+        """Delete it with its snapshots, at once. Raises NotFound, and ServerRefused if anything attaches it."""
+        path = _volumes_path(volume.pool, volume.name)
+        self.transport.request("DELETE", path, params={"project": volume.project})
+
+    def rename_volume(self, volume: Volume, new: str) -> None:
+        """Rename it with its snapshots, at once. Raises NotFound, and ServerRefused if the name is taken.
+
+        Raises ServerRefused too if an instance that runs attaches it; the device of one that is stopped follows it.
+        """
+        path, where = _volumes_path(volume.pool, volume.name), {"project": volume.project}
+        self.transport.request("POST", path, params=where, json={"name": new})
+
+    def offer_volume(self, pool: str, name: str, *, volume_only: bool = False, project: str = "default") -> Offer:
+        """Offer a custom volume to whoever has the secrets; LXD withdraws it after 10 s. Nobody can cancel it.
+
+        What attaches it goes on; it is not frozen.
+        """
+        body = migration.volume_offer_body(pool, name, volume_only=volume_only)
+        return self._offered(_volumes_path(pool, name), project, body)
+
+    def push_volume(self, pool: str, name: str, to: Transfer, *, project: str = "default") -> str:
+        """Begin to send one to a target that waits by ``await_volume``. Raises ServerRefused without connection."""
+        return self._begin("POST", _volumes_path(pool, name), project, migration.volume_push_body(pool, name, to))
+
+    def receive_volume(self, pool: str, body: Mapping[str, Any], *, project: str = "default") -> str:
+        """Begin to receive one (``migration.volume_receive_body``).
+
+        It is there as soon as the source has sent its first bytes, looks complete and is not. Raises ServerRefused if
+        there is one of that name already, unless it is a refresh.
+        """
+        where = {"project": project, **self._here}
+        return self._operation_of(
+            self.transport.request("POST", _volumes_path(pool), params=where, json=body).operation
+        )
+
+    def await_volume(self, pool: str, body: Mapping[str, Any], *, project: str = "default") -> Offer:
+        """As ``receive_volume``, but wait for the source to dial; LXD gives up after 10 s."""
+        return self._offered(_volumes_path(pool), project, body, self._here)
 
     def create_snapshot(self, name: str, snapshot: str, *, project: str = "default") -> str:
         """Begin a snapshot without memory."""
@@ -196,15 +400,25 @@ class LxdClient:
         """Begin to delete a snapshot. Raises NotFound."""
         return self._begin("DELETE", _path(name, "snapshots", snapshot), project)
 
-    def start(self, name: str, *, project: str = "default") -> str:
-        """Begin to start it; the operation fails if it runs already."""
-        return self._change_state(name, project, "start")
+    def start(self, name: str, *, stateful: bool = False, project: str = "default") -> str:
+        """Begin to start it; the operation fails if it runs already.
+
+        One that was stopped with its memory goes on with it if ``stateful``, and loses it otherwise.
+        """
+        return self._change_state(name, project, "start", stateful=stateful)
 
     def stop(self, name: str, *, grace_seconds: int, project: str = "default") -> str:
         """Ask the guest to shut down; the operation fails after the grace if it did not, and the guest runs on."""
         if grace_seconds <= 0:
             raise InputError(f"{name}: a grace of {grace_seconds} s would pull the plug", hint="give at least 1 s")
         return self._change_state(name, project, "stop", timeout=grace_seconds)
+
+    def stop_with_memory(self, name: str, *, project: str = "default") -> str:
+        """Begin to stop a virtual machine that shall go on where it was: its memory is written to its disk.
+
+        It runs on until that is done, and if it fails.
+        """
+        return self._change_state(name, project, "stop", stateful=True)
 
     def force_stop(self, name: str, *, project: str = "default") -> str:
         """Pull the plug."""
@@ -232,6 +446,8 @@ class LxdClient:
 
         ``""`` deletes a config key; only ``replace`` deletes a device.
 
+        A running virtual machine without an agent cannot be told of it: LXD says so, and saves it all the same.
+
         With ``seen``, only if the instance is still as it was then; else raises PreconditionFailed. LXD 5.0.2 empties a
         description that is left out, so the present one is sent along.
         """
@@ -242,7 +458,11 @@ class LxdClient:
             "devices": {device: dict(keys) for device, keys in devices.items()},
         } | ({} if profiles is None else {"profiles": list(profiles)})
         headers = {"If-Match": seen.etag} if seen else None
-        self.transport.request("PATCH", _path(name), params={"project": project}, json=body, headers=headers)
+        try:
+            self.transport.request("PATCH", _path(name), params={"project": project}, json=body, headers=headers)
+        except ServerRefused as refused:
+            if _NO_AGENT not in refused.message:
+                raise
 
     def replace(self, instance: Instance, *, config: Config, devices: Devices) -> str:
         """Begin to write config and devices as a whole, if it is still as it was when ``instance`` was read.
@@ -278,17 +498,88 @@ class LxdClient:
         """
         return self._begin("POST", _path(name), project, migration.push_body(name, to))
 
-    def receive(self, body: Mapping[str, Any], *, target_member: str | None = None, project: str = "default") -> str:
-        """Begin to receive a copy (``migration.receive_body``), in a cluster on this member.
+    def receive(self, body: Mapping[str, Any], *, project: str = "default") -> str:
+        """Begin to receive a copy (``migration.receive_body``).
 
         The copy is there from the first moment, looks stopped and complete, and is neither.
         """
-        where = {"project": project} | ({"target": target_member} if target_member else {})
+        where = {"project": project, **self._here}
         return self._operation_of(self.transport.request("POST", "/1.0/instances", params=where, json=body).operation)
 
     def await_push(self, body: Mapping[str, Any], *, project: str = "default") -> Offer:
         """As ``receive``, but wait for the source to dial. LXD gives up after 10 s, and removes a new copy then."""
-        return self._offered("/1.0/instances", project, body)
+        return self._offered("/1.0/instances", project, body, self._here)
+
+    def create_backup(
+        self,
+        name: str,
+        backup: str,
+        *,
+        expires_at: datetime,
+        instance_only: bool,
+        optimized: bool,
+        compression: Compression,
+        project: str = "default",
+    ) -> str:
+        """Begin to write a backup file on the server, which removes it by itself some time after it has expired."""
+        body = {
+            "name": backup,
+            "expires_at": expires_at.isoformat(),
+            "instance_only": instance_only,
+            "optimized_storage": optimized,
+            "compression_algorithm": compression.value,
+        }
+        return self._begin("POST", _path(name, "backups"), project, body)
+
+    def has_backup(self, name: str, backup: str, *, project: str = "default") -> bool:
+        """Whether there is a backup of this name; one that is being made, or was never finished, is there too."""
+        try:
+            self._get(_path(name, "backups", backup), {"project": project})
+        except NotFound:
+            return False
+        return True
+
+    def read_backup(
+        self, name: str, backup: str, *, project: str = "default"
+    ) -> AbstractContextManager[tuple[int, Iterator[bytes]]]:
+        """The backup file: how long it is, and its pieces as they come. Raises NotFound."""
+        return self.transport.download(_path(name, "backups", backup, "export"), {"project": project})
+
+    def delete_backup(self, name: str, backup: str, *, project: str = "default") -> str:
+        """Begin to delete a backup. Raises NotFound."""
+        return self._begin("DELETE", _path(name, "backups", backup), project)
+
+    def restore_backup(self, name: str, pieces: Iterable[bytes], *, pool: str, project: str = "default") -> str:
+        """Send a backup file, and begin to make an instance of it. What the pieces raise leaves nothing behind.
+
+        The instance is there when all of it is. It is stopped, and keeps uuid, addresses and config.
+        """
+        words = {"name": name, "pool": pool}
+        headers = {f"X-{product}-{key}": word for product in ("LXD", "Incus") for key, word in words.items()}
+        reply = self.transport.request(
+            "POST",
+            "/1.0/instances",
+            params={"project": project, **self._here},
+            data=pieces,
+            headers={"Content-Type": "application/octet-stream", **headers},
+            timeout=_READS_A_BACKUP,
+        )
+        return self._operation_of(reply.operation)
+
+    def room_for_backups(self) -> Room | None:
+        """Where the server keeps backup files, and how much room is there; None if it does not tell.
+
+        It is the volume that its operator has set, else its own directory, of which only a pool in it tells.
+        """
+        config = self._get("/1.0", self._here).get("config") or {}
+        set_pool = str(config.get("storage.backups_volume") or "").partition("/")[0]
+        for record in self._get("/1.0/storage-pools", _WHOLE_RECORDS):
+            name, source = record["name"], str((record.get("config") or {}).get("source") or "")
+            is_in_its_directory = record.get("driver") == "dir" and source.endswith(f"/storage-pools/{name}")
+            if name == set_pool or (not set_pool and is_in_its_directory):
+                pool = records.pool(record, self._space(name))
+                return Room(place=f"pool {name}", free=pool.free) if pool.total else None
+        return None
 
     def execute(
         self,
@@ -344,13 +635,14 @@ class LxdClient:
             return
 
     def addresses(self, info: ServerInfo | None = None) -> tuple[str, ...]:
-        """HTTPS addresses at which other servers may reach this one, the one that we use ourselves first.
+        """HTTPS addresses at which other servers may reach this one, of a server the one that we use ourselves first.
 
         ``info`` saves the asking.
         """
         told = tuple(f"https://{address}" for address in (info or self.info()).addresses)
-        ours = self.transport.address
-        return (ours, *(each for each in told if each != ours)) if ours.startswith("https:") else told
+        ours = (self.transport.address,) if self.transport.address.startswith("https:") else ()
+        # Any member of a cluster passes on what is meant for another one, but that is a longer way.
+        return tuple(dict.fromkeys((*told, *ours) if self.member else (*ours, *told)))
 
     def _get(self, path: str, params: Mapping[str, str] = _NOTHING) -> Any:
         return self.transport.request("GET", path, params=params).metadata
@@ -371,36 +663,46 @@ class LxdClient:
             raise ServerRefused(f"{self.remote}: did not begin an operation")
         return operation
 
-    def _offered(self, path: str, project: str, body: Mapping[str, Any]) -> Offer:
-        reply = self.transport.request("POST", path, params={"project": project}, json=body)
+    def _offered(self, path: str, project: str, body: Mapping[str, Any], where: Mapping[str, str] = _NOTHING) -> Offer:
+        reply = self.transport.request("POST", path, params={"project": project, **where}, json=body)
         return Offer(operation=self._operation_of(reply.operation), secrets=records.operation(reply.metadata).metadata)
 
-    def _change_state(self, name: str, project: str, action: str, *, timeout: int = -1, force: bool = False) -> str:
-        body = {"action": action, "timeout": timeout, "force": force}
+    def _change_state(
+        self, name: str, project: str, action: str, *, timeout: int = -1, force: bool = False, stateful: bool = False
+    ) -> str:
+        body = {"action": action, "timeout": timeout, "force": force} | ({"stateful": True} if stateful else {})
         return self._begin("PUT", _path(name, "state"), project, body)
 
     def _instances(self, where: Mapping[str, str]) -> tuple[Instance, ...]:
         return tuple(records.instance(each) for each in self._get("/1.0/instances", {**where, **_WHOLE_RECORDS}))
 
-    def _volumes_of(self, pool: str, project: str) -> frozenset[str]:
-        return records.names(self._get(f"/1.0/storage-pools/{_quoted(pool)}/volumes/custom", {"project": project}))
-
-    def _space(self, pool: str, member: str | None) -> records.Record:
+    def _space(self, pool: str) -> records.Record:
         """A pool's space, empty where the server refuses to tell."""
-        where = {"target": member} if member else {}
         try:
-            found: records.Record = self._get(f"/1.0/storage-pools/{_quoted(pool)}/resources", where)
+            found: records.Record = self._get(f"/1.0/storage-pools/{_quoted(pool)}/resources", self._here)
         except ServerRefused:
             return {}
         return found
+
+
+def _described(definition: Definition) -> dict[str, Any]:
+    return {"description": definition.description, "config": dict(definition.config)}
 
 
 def _profile_path(name: str) -> str:
     return f"/1.0/profiles/{_quoted(name)}"
 
 
+def _member_path(name: str) -> str:
+    return f"/1.0/cluster/members/{_quoted(name)}"
+
+
 def _path(name: str, *rest: str) -> str:
     return "/".join(["/1.0/instances", *(_quoted(part) for part in (name, *rest))])
+
+
+def _volumes_path(pool: str, *rest: str) -> str:
+    return "/".join([f"/1.0/storage-pools/{_quoted(pool)}/volumes/custom", *(_quoted(part) for part in rest)])
 
 
 def _quoted(part: str) -> str:

@@ -5,6 +5,7 @@ translated. ``transport`` and ``events`` are its only users. Every message start
 """
 
 import json
+import re
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,8 +37,15 @@ _BUSY_TEXTS = (
     "Instance is busy",
     "context deadline exceeded",
 )
-# Any member answers for the others; this is its 500 when the member that is meant is down.
-_MEMBER_DOWN = "Missing event connection with target cluster member"
+# Incus says so for as long as a guest runs that did not shut down in time; a stop that goes well takes a moment.
+_STOPPING = 'busy running a "stop" operation'
+_UNTIL = "; if its guest did not shut down in time, this lasts until it has stopped or Incus is restarted"
+# Any member answers for the others; these are its 500s when the member that is meant is down, and when it has just
+# gone down or goes down before it has answered (Go's words for a request that got no answer, whatever the reason).
+_MEMBER_DOWN = re.compile(
+    r"Missing event connection with target cluster member"
+    r'|^[A-Z][a-z]+ "https://[^"]+/1\.0/[^"]*": '
+)
 
 
 def refusal(server: str, status: int, text: str) -> HerderError:
@@ -46,8 +54,8 @@ def refusal(server: str, status: int, text: str) -> HerderError:
     if status in _BUSY_STATUSES:
         return ServerBusy(message, server=server)
     if status == _FAILED and any(busy in text for busy in _BUSY_TEXTS):
-        return ServerBusy(message)
-    if status == _FAILED and _MEMBER_DOWN in text:
+        return ServerBusy(message + _UNTIL if _STOPPING in text else message)
+    if status == _FAILED and _MEMBER_DOWN.search(text):
         return ServerUnreachable(message)
     return _REFUSALS.get(status, ServerRefused)(message, status=status)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from common.domain.instance import Config, Devices, Instance
+from common.domain.volume import Volume
 from common.lxd import records
 
 
@@ -76,8 +77,40 @@ def receive_body(
         "name": name,
         "type": instance.type,
         "profiles": list(profiles),
-        "stateful": False,
+        # Of a virtual machine: its memory is among the files that come, and its next start goes on with it.
+        "stateful": instance.stateful and instance.is_virtual_machine,
         "source": _source(source, base_image=instance.config.get("volatile.base_image", "")),
+    }
+
+
+def clone_body(instance: Instance, *, name: str, config: Config) -> dict[str, Any]:
+    """Body of a ``POST /1.0/instances`` that copies a stopped instance on its own server, with its snapshots.
+
+    The clone gets this config, and the source's where it says nothing; volatile keys that are left out are made anew.
+    """
+    return {
+        **records.changeable(instance, config=config, devices=instance.devices),
+        "name": name,
+        "type": instance.type,
+        "stateful": False,
+        "source": {"type": "copy", "source": instance.name, "project": instance.project},
+    }
+
+
+def generation_body(name: str, *, of: Instance, snapshot: str, config: Config, devices: Devices) -> dict[str, Any]:
+    """Body of a ``POST /1.0/instances`` that makes an instance of a snapshot of ``of`` on its own server.
+
+    It has no profiles. What config and devices do not say is as in the snapshot.
+    """
+    return {
+        "name": name,
+        "type": of.type,
+        "architecture": of.architecture,
+        "description": of.description,
+        "profiles": [],
+        "config": dict(config),
+        "devices": {device: dict(keys) for device, keys in devices.items()},
+        "source": {"type": "copy", "source": f"{of.name}/{snapshot}", "project": of.project},
     }
 
 
@@ -93,6 +126,39 @@ def reserve_body(instance: Instance, *, name: str, config: Config, devices: Devi
         "profiles": [],
         "stateful": False,
         "source": {"type": "migration", "mode": "push"},
+    }
+
+
+def volume_offer_body(pool: str, name: str, *, volume_only: bool) -> dict[str, Any]:
+    """Body of the source's ``POST /1.0/storage-pools/POOL/volumes/custom/NAME``."""
+    return {"name": name, "pool": pool, "migration": True, "volume_only": volume_only}
+
+
+def volume_push_body(pool: str, name: str, to: Transfer) -> dict[str, Any]:
+    """The same to a target that waits."""
+    return volume_offer_body(pool, name, volume_only=to.instance_only) | {"target": _peer(to)}
+
+
+def volume_receive_body(volume: Volume, *, config: Config, source: Transfer, name: str = "") -> dict[str, Any]:
+    """Body of the target's ``POST /1.0/storage-pools/POOL/volumes/custom``; a refresh ignores the config.
+
+    The copy has the same ``name`` if it is left out.
+    """
+    return {
+        "name": name or volume.name,
+        "type": "custom",
+        "content_type": volume.content_type,
+        "description": volume.description,
+        "config": dict(config),
+        "source": {
+            "type": "migration",
+            "mode": "pull" if source.offer else "push",
+            "name": volume.name,
+            "pool": volume.pool,
+            **_peer(source),
+            "refresh": source.refresh,
+            "volume_only": source.instance_only,
+        },
     }
 
 

@@ -9,10 +9,13 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from common.domain.fleet import Pool, Profile, ServerInfo
+from common.domain.fleet import Definition, Member, Pool, Processor, Profile, ServerInfo
 from common.domain.instance import Config, Devices, Instance, Snapshot
 from common.domain.operation import Operation
+from common.domain.volume import Volume
 
+#: The status of a pool or a network that is finished.
+_MADE = "Created"
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 Record = Mapping[str, Any]
@@ -32,6 +35,42 @@ def server_info(record: Record) -> ServerInfo:
         addresses=tuple(environment.get("addresses") or ()),
         certificate=environment.get("certificate") or "",
         clustered=bool(environment.get("server_clustered")),
+        qemu=_qemu(environment),
+    )
+
+
+def _qemu(environment: Record) -> str:
+    """``driver`` and ``driver_version`` list the same things in the same order: ``"qemu | lxc"``, ``"7.2 | 5.0"``."""
+    drivers, versions = (str(environment.get(key) or "").split(" | ") for key in ("driver", "driver_version"))
+    return dict(zip(drivers, versions, strict=False)).get("qemu", "")
+
+
+def ovn_networks(listing: Iterable[Record]) -> frozenset[str]:
+    """Names of those of OVN, from ``GET /1.0/networks?recursion=1``."""
+    return frozenset(each["name"] for each in listing if each.get("type") == "ovn")
+
+
+def processor(record: Record) -> Processor:
+    """From ``GET /1.0/resources``; LXD 5.0.2 tells no flags."""
+    sockets: Iterable[Record] = (record.get("cpu") or {}).get("sockets") or ()
+    models = sorted({f"{socket.get('vendor') or ''} {socket.get('name') or ''}".strip() for socket in sockets})
+    flags = [frozenset(core.get("flags") or ()) for socket in sockets for core in socket.get("cores") or ()]
+    return Processor(model=", ".join(models), flags=frozenset.intersection(*flags) if flags else frozenset())
+
+
+def member(record: Record, *, etag: str = "") -> Member:
+    """From ``GET /1.0/cluster/members`` and ``GET /1.0/cluster/members/NAME``."""
+    return Member(
+        name=record["server_name"],
+        address=record.get("url") or "",
+        status=record.get("status") or "",
+        message=record.get("message") or "",
+        groups=tuple(record.get("groups") or ()),
+        roles=tuple(record.get("roles") or ()),
+        config=_config(record.get("config")),
+        failure_domain=record.get("failure_domain") or "",
+        description=record.get("description") or "",
+        etag=etag,
     )
 
 
@@ -79,6 +118,7 @@ def snapshot(record: Record) -> Snapshot:
         name=str(record["name"]).rpartition("/")[2],
         created_at=_moment(record.get("created_at")),
         stateful=bool(record.get("stateful")),
+        profiles=tuple(record.get("profiles") or ()),
     )
 
 
@@ -93,6 +133,16 @@ def pool(record: Record, resources: Record) -> Pool:
     )
 
 
+def definition(record: Record) -> Definition:
+    """From ``GET /1.0/storage-pools`` and ``GET /1.0/networks``."""
+    return Definition(
+        driver=record.get("driver") or record.get("type") or "",
+        description=record.get("description") or "",
+        config=_config(record.get("config")),
+        is_made=record.get("status", _MADE) == _MADE,
+    )
+
+
 def profile(record: Record, *, etag: str = "") -> Profile:
     """From ``GET /1.0/profiles`` or ``/1.0/profiles/NAME``."""
     return Profile(
@@ -100,6 +150,20 @@ def profile(record: Record, *, etag: str = "") -> Profile:
         description=record.get("description") or "",
         config=_config(record.get("config")),
         devices=_devices(record.get("devices")),
+        etag=etag,
+    )
+
+
+def volume(record: Record, *, pool: str, project: str, etag: str = "") -> Volume:
+    """From ``GET /1.0/storage-pools/POOL/volumes/custom/NAME`` and its listing."""
+    return Volume(
+        pool=pool,
+        name=record["name"],
+        project=project,
+        config=_config(record.get("config")),
+        description=record.get("description") or "",
+        content_type=record.get("content_type") or "filesystem",
+        used_by=tuple(record.get("used_by") or ()),
         etag=etag,
     )
 

@@ -1,11 +1,13 @@
 """One look at a server: everything that planning and preflight ask about. Called by both sides."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
-from common.domain.errors import NotFound
+from common.domain.errors import NotFound, NotTrusted
 from common.domain.fleet import Server, ServerInfo
 from common.domain.instance import Config, Instance
+from common.domain.plan import Thing
 from common.lxd.client import LxdClient
 
 
@@ -22,12 +24,25 @@ def survey(client: LxdClient, *, projects: Sequence[str] | None, only: str | Non
     return Server(
         remote=client.remote,
         info=info,
+        member=client.member,
+        members={member.name: member for member in client.members()} if info.clustered else {},
         projects=tuple(known),
         instances=tuple(i for project in seen for i in _instances(client, project, only)),
         pools={pool.name: pool for pool in client.pools()},
         profiles={project: {p.name: p for p in client.profiles(project=project)} for project in seen},
         networks={project: client.networks(project=project) for project in seen},
-        volumes=frozenset(volume for project in seen for volume in client.volumes(project=project)),
+        volumes={(v.pool, v.project, v.name): v for project in seen for v in client.volumes(project=project)},
+    )
+
+
+def survey_volumes(client: LxdClient, *, project: str) -> Server:
+    """As much of a server as decides what becomes of custom volumes that go by themselves."""
+    return Server(
+        remote=client.remote,
+        info=client.info(),
+        projects=client.projects(),
+        pools={pool.name: pool for pool in client.pools()},
+        volumes={(v.pool, v.project, v.name): v for v in client.volumes(project=project)},
     )
 
 
@@ -41,6 +56,26 @@ def tried(client: LxdClient, target: Server, source: ServerInfo, configs: Iterab
         return target
     settings = {setting for config in configs for setting in config.items() if not setting[0].startswith(_ALWAYS_TAKEN)}
     return replace(target, refused_config=client.refused_config(sorted(settings)))
+
+
+def told_of_machines(client: LxdClient, server: Server) -> Server:
+    """The server with what decides how a virtual machine moves from or to it."""
+    processor = None
+    with suppress(NotTrusted):  # it does not tell those whom it lets into some projects only
+        processor = client.processor()
+    ovn = frozenset((each, name) for each in server.networks for name in client.ovn_networks(project=each))
+    return replace(server, processor=processor, ovn_networks=ovn)
+
+
+def told_of_definitions(client: LxdClient, server: Server) -> Server:
+    """The server with how its pools and networks were made."""
+    networks = {
+        (Thing.NETWORK.value, project, name): found
+        for project in server.networks
+        for name, found in client.network_definitions(project=project).items()
+    }
+    pools = {(Thing.POOL.value, "", name): found for name, found in client.pool_definitions().items()}
+    return replace(server, definitions={**networks, **pools})
 
 
 def _instances(client: LxdClient, project: str, only: str | None) -> tuple[Instance, ...]:

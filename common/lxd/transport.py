@@ -7,7 +7,8 @@ Who we are and whom we trust is settled here (``tls``), and every error is herde
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from common.lxd import faults, tls
 
 _HTTPS_PORT = 443
 _FIRST_ERROR = 300
+_PIECE = 1024 * 1024
 
 _again = tenacity.Retrying(
     retry=tenacity.retry_if_exception(faults.is_worth_another_try),
@@ -79,10 +81,11 @@ class Transport:
         *,
         params: Mapping[str, str] | None = None,
         json: Any = None,
+        data: Iterable[bytes] | None = None,
         headers: Mapping[str, str] | None = None,
         timeout: float | None = None,
     ) -> Reply:
-        """Send one request; ``timeout`` replaces the read timeout.
+        """Send one request; ``timeout`` replaces the read timeout. ``data`` is sent piece by piece as it comes.
 
         A GET, which changes nothing, is tried again when the connection breaks or the server is busy. All else is sent
         once.
@@ -90,9 +93,29 @@ class Transport:
         """
 
         def attempt() -> Reply:
-            return self._attempt(method, path, params=params, json=json, headers=headers, timeout=timeout)
+            return self._attempt(method, path, params=params, json=json, data=data, headers=headers, timeout=timeout)
 
         return _again(attempt) if method == "GET" else attempt()
+
+    @contextmanager
+    def download(self, path: str, params: Mapping[str, str]) -> Iterator[tuple[int, Iterator[bytes]]]:
+        """A file that the server sends: how long it is, and its pieces as they come.
+
+        Raises what ``request`` raises, the pieces ServerUnreachable.
+        """
+        with faults.translated(self.name):
+            answer = self._session().get(
+                self._base + path, params=params, timeout=self._timeouts, allow_redirects=False, stream=True
+            )
+        with answer:
+            self.answered_at = time.monotonic()
+            if answer.status_code >= _FIRST_ERROR or "Content-Length" not in answer.headers:
+                _read(self.name, answer)
+            yield int(answer.headers["Content-Length"]), self._pieces(answer)
+
+    def _pieces(self, answer: requests.Response) -> Iterator[bytes]:
+        with faults.translated(self.name):
+            yield from answer.iter_content(_PIECE)
 
     def websocket(self, path: str, params: Mapping[str, str] | None = None) -> websocket.WebSocket:
         """An open websocket with the connect timeout set. The server is verified before anything is sent.

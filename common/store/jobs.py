@@ -13,7 +13,6 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from common.domain.errors import FenceLost, InputError
-from common.domain.itinerary import UNDO
 from common.domain.job import Job, State
 from common.domain.plan import Plan
 from common.store.codec import decode, encode
@@ -131,7 +130,7 @@ class JobStore:
             "phase": job.phase.value,
             "record": encode(job),
             "committed": job.is_committed,
-            "undoing": job.itinerary == UNDO.name,
+            "undoing": job.is_undoing,
             "keep": keep,
             "lease_ms": _ms(LEASE),
             "delay_ms": _ms(delay),

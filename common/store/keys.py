@@ -21,6 +21,9 @@ key                             type    holds
                                         whether it is set ``aside``, msgpack; gone when the server answers
 ``NS:stranded:REMOTE``          set     job ids that wait for a server that is set aside
 ``NS:prober:REMOTE``            string  the worker that probes this server, with a time to live
+``NS:scheduler``                string  the scheduler that acts, with a time to live
+``NS:runs``                     hash    policy -> its newest run, msgpack: ``at``, the ``plans`` of that, and
+                                        what the next one is ``blocked_on``
 ``NS:workers``                  zset    worker id by its last sign of life (s)
 ``NS:events:PLAN``              stream  what happened, msgpack; about 10 000 entries are kept
 ``NS:message``                  string  counter for message ids
@@ -54,6 +57,14 @@ class Keys:
     @property
     def listening(self) -> str:
         return f"{self.namespace}:listening"
+
+    @property
+    def scheduler(self) -> str:
+        return f"{self.namespace}:scheduler"
+
+    @property
+    def runs(self) -> str:
+        return f"{self.namespace}:runs"
 
     @property
     def troubles(self) -> str:

@@ -23,13 +23,18 @@ def copy(
     no_profiles: options.NoProfiles = False,
     storage: options.Storage = "",
     ephemeral: Annotated[bool, typer.Option("--ephemeral", "-e", help="The copy is deleted when it stops.")] = False,
+    refresh: Annotated[
+        bool, typer.Option("--refresh", help="Make copies that are there equal to their sources.")
+    ] = False,
     instance_only: Annotated[bool, typer.Option("--instance-only", help="Without its snapshots.")] = False,
     allow_inconsistent: options.AllowInconsistent = False,
-    mode: options.ModeOption = options.ModeName.AUTO,
+    mode: options.ModeOption = Mode.AUTO,
+    limit: options.Limit = "",
     stateless: options.Stateless = False,
     project: options.Project = None,
     target_project: options.TargetProject = "",
     name_map: options.NameMapOption = None,
+    create: options.Create = None,
     skip_refused: options.SkipRefused = False,
     yes: options.Yes = False,
     as_json: options.Json = False,
@@ -52,7 +57,7 @@ def copy(
         targets=(chosen.target,),
         rename=chosen.rename,
         target_project=target_project,
-        policy=Policy(method=Method.COPY, mode=Mode(mode.value)),
+        policy=Policy(method=Method.REFRESH if refresh else Method.COPY, mode=mode, rate=options.rate(limit)),
         overrides=options.overrides(
             config or [],
             device or [],
@@ -62,6 +67,7 @@ def copy(
             instance_only=instance_only,
             allow_inconsistent=allow_inconsistent,
             mapped=name_map or [],
+            create=create or [],
             ephemeral=ephemeral,
         ),
     )

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from common.config import Settings, config_file, load_settings
-from common.domain.eligibility import REQUIRED_EXTENSIONS
+from common.domain.capabilities import missing
 from common.domain.errors import HerderError
 from common.domain.units import render_size
 from common.lxd.connect import connect
@@ -119,9 +119,13 @@ def _about_server(remote: Remote, settings: Settings) -> Iterator[Check]:
         fix = f"`lxc config trust add` there, then add {remote.name} again with the token"
         yield Check(about=remote.name, fact="it does not trust our certificate", ok=False, fix=fix)
         return
-    missing = sorted(REQUIRED_EXTENSIONS - info.extensions)
-    if missing:
-        yield Check(about=remote.name, fact=f"lacks {', '.join(missing)}", ok=False, fix="upgrade the server")
+    for capability, lacking in missing(info):
+        yield Check(
+            about=remote.name,
+            fact=f"cannot {capability.name}: lacks {', '.join(lacking)}",
+            ok=not capability.is_required,
+            fix="upgrade the server" if capability.is_required else "",
+        )
     if not info.addresses:
         fix = f"`lxc config set {remote.name}: core.https_address=[::]:8443`, or other servers cannot reach it"
         yield Check(about=remote.name, fact="listens on no network address", ok=False, fix=fix)

@@ -25,7 +25,8 @@ EXIT_STATUS = """
 EXIT STATUS
 
 0: done. 1: a bug in herder. 2: the input cannot be carried out, nothing has moved. 3: something was refused, failed
-or is parked. 4: a server or Redis does not answer. 5: the janitor found something that is not mended. 130:
+or is parked. 4: a server or Redis does not answer. 5: the janitor found something that is not mended, or a
+backup is older than its policy allows. 130:
 interrupted; unfinished work goes on with `herder resume`.
 """
 

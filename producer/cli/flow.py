@@ -1,7 +1,6 @@
 """From a request to its end: plan, show, ask, submit, watch, report. Shared by evacuate, move, run and resume."""
 
 import secrets
-import string
 import sys
 import time
 from collections import deque
@@ -12,7 +11,7 @@ from rich.live import Live
 
 from common.config import load_settings
 from common.domain.errors import InputError, PreflightRefused
-from common.domain.plan import Plan, Request
+from common.domain.plan import Method, Plan, Request
 from common.lxd.remotes import Remotes
 from common.store.codec import to_plain
 from producer import control
@@ -21,18 +20,25 @@ from producer.inventory import take_inventory
 from producer.planner import make_plan
 from producer.report import Report, make_report
 from producer.session import Session, open_session
-from producer.submit import submit
+from producer.submit import ID_ALPHABET, submit
 from producer.watch import follow
 
 _REFRESH_SECONDS = 0.25
-#: No vowels: an id is never a word, and 6 of these are 10^8 plans.
-_ID_ALPHABET = "".join(c for c in string.ascii_lowercase + string.digits if c not in "aeiou01l")
+_VERBS = {
+    Method.COPY: "Copy",
+    Method.EXPORT: "Export",
+    Method.IMPORT: "Import",
+    Method.VOLUME_COPY: "Copy",
+    Method.VOLUME_REFRESH: "Replace",
+    Method.BACKUP: "Back up",
+}
+#: 6 of the alphabet are 10^8 plans.
 _ID_LENGTH = 6
 
 
 def new_plan_id() -> str:
     """A short random name for a plan."""
-    return "".join(secrets.choice(_ID_ALPHABET) for _ in range(_ID_LENGTH))
+    return "".join(secrets.choice(ID_ALPHABET) for _ in range(_ID_LENGTH))
 
 
 def plan_for(request: Request, remotes: Remotes) -> Plan:
@@ -41,8 +47,11 @@ def plan_for(request: Request, remotes: Remotes) -> Plan:
     return make_plan(request, fleet, plan_id=new_plan_id())
 
 
-def carry_out(plan: Plan, *, yes: bool, as_json: bool, skip_refused: bool) -> None:
-    """Show the plan, ask, submit it and watch it to its end; leaves with the exit code of the result."""
+def carry_out(plan: Plan, *, yes: bool, as_json: bool, skip_refused: bool, detach: bool = False) -> None:
+    """Show the plan, ask, submit it and watch it to its end; leaves with the exit code of the result.
+
+    With ``detach`` it only submits, to workers that run elsewhere.
+    """
     refuse_or_warn(plan, skip_refused=skip_refused, ask=not yes and not as_json)
     if not plan.moves:
         if as_json:
@@ -53,12 +62,39 @@ def carry_out(plan: Plan, *, yes: bool, as_json: bool, skip_refused: bool) -> No
     if not as_json:
         render.console.print(render.plan_table(plan))
     if not yes:
-        verb = "Copy" if all(move.is_copy for move in plan.moves) else "Move"
-        ask(f"{verb} {len(plan.moves)} of {len(plan.moves) + len(plan.refusals)} instances?")
+        verb = _VERBS.get(plan.moves[0].method, "Move")
+        ask(f"{verb} {len(plan.moves)} of {len(plan.moves) + len(plan.refusals)} {_things(plan)}?")
+    if detach:
+        submit_only(plan, as_json=as_json)
+        return
     with open_session(with_workers=True) as session:
         after = session.events.last(plan.id)
         submit(plan, session.jobs)
         finish(watch_to_the_end(plan.id, session, as_json=as_json, after=after), as_json=as_json)
+
+
+def _things(plan: Plan) -> str:
+    """What moves, in the plural."""
+    method = plan.request.policy.method
+    return "volumes" if method is not None and method.is_of_volume else "instances"
+
+
+def check_detached() -> None:
+    """Raises InputError if nobody would carry out what is only submitted."""
+    if not load_settings().redis_url:
+        raise InputError(
+            "--detach needs workers that run elsewhere", hint="set HERDER_REDIS_URL, or leave --detach out"
+        )
+
+
+def submit_only(plan: Plan, *, as_json: bool) -> None:
+    """Leave it to workers elsewhere."""
+    with open_session(with_workers=False) as session:
+        submit(plan, session.jobs)
+    if as_json:
+        exits.print_json({"plan": plan.id})
+    else:
+        render.console.print(f"submitted; `herder watch {plan.id}` shows it at work")
 
 
 def refuse_or_warn(plan: Plan, *, skip_refused: bool, ask: bool) -> None:
@@ -71,9 +107,9 @@ def refuse_or_warn(plan: Plan, *, skip_refused: bool, ask: bool) -> None:
         for finding in refusal.findings
     ]
     more = "; or move the others with --skip-refused" if plan.moves else ""
+    count = f"{len(plan.refusals)} of {len(plan.refusals) + len(plan.moves)} {_things(plan)}"
     raise PreflightRefused(
-        f"{len(plan.refusals)} of {len(plan.refusals) + len(plan.moves)} instances cannot move; nothing has moved\n"
-        + "\n".join(lines),
+        f"{count} cannot move; nothing has moved\n" + "\n".join(lines),
         hint=f"mend what is named{more}",
     )
 

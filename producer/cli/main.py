@@ -5,7 +5,23 @@ from typing import Annotated
 
 import typer
 
-from producer.cli import control, copy, doctor, evacuate, janitor, move, plan, recover, remote, watch, worker
+from producer.cli import (
+    archive,
+    backup,
+    control,
+    copy,
+    doctor,
+    evacuate,
+    janitor,
+    move,
+    plan,
+    recover,
+    remote,
+    scheduler,
+    volume,
+    watch,
+    worker,
+)
 from producer.cli.exits import EXIT_STATUS
 
 
@@ -27,8 +43,10 @@ for command in (
     plan.plan,
     plan.run,
     evacuate.evacuate,
+    evacuate.restore,
     move.move,
     copy.copy,
+    archive.export,
     watch.status,
     watch.watch,
     watch.report,
@@ -39,10 +57,14 @@ for command in (
     control.resume,
     recover.recover,
     worker.worker,
+    scheduler.scheduler,
     doctor.doctor,
     janitor.janitor,
 ):
     app.command(epilog=EXIT_STATUS)(command)
+app.command("import", epilog=EXIT_STATUS)(archive.import_)
+app.add_typer(volume.app, name="volume")
+app.add_typer(backup.app, name="backup")
 app.add_typer(remote.app, name="remote")
 
 

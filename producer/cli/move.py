@@ -1,10 +1,14 @@
-"""``herder move SOURCE:INSTANCE... TARGET:[NAME]`` moves instances, with the words of `lxc move`; also in bulk."""
+"""``herder move SOURCE:INSTANCE... TARGET:[NAME]`` moves instances, with the words of `lxc move`; also in bulk.
+
+``herder move REMOTE:INSTANCE... --target MEMBER`` moves them within their cluster.
+"""
 
 from typing import Annotated
 
 import typer
 
-from common.domain.plan import AfterGrace, Request, Retire
+from common.domain.errors import InputError
+from common.domain.plan import AfterGrace, Mode, Request, Retire
 from producer.cli import flow, options
 from producer.cli.exits import reports_errors
 from producer.session import load_remotes
@@ -12,8 +16,10 @@ from producer.session import load_remotes
 
 @reports_errors
 def move(
-    instances: options.Instances,
+    *,
+    instances: options.InstancesOfMove = None,
     target: options.Target,
+    members: options.Members = None,
     everything: options.All = False,
     matching: options.Filter = "",
     all_projects: options.AllProjects = False,
@@ -24,11 +30,13 @@ def move(
     storage: options.Storage = "",
     instance_only: Annotated[bool, typer.Option("--instance-only", help="Without its snapshots (cold only).")] = False,
     allow_inconsistent: options.AllowInconsistent = False,
-    mode: options.ModeOption = options.ModeName.AUTO,
+    mode: options.ModeOption = Mode.AUTO,
+    limit: options.Limit = "",
     stateless: options.Stateless = False,
     project: options.Project = None,
     target_project: options.TargetProject = "",
     name_map: options.NameMapOption = None,
+    create: options.Create = None,
     method: options.MethodOption = None,
     downtime: options.Downtime = "2s",
     grace: options.Grace = None,
@@ -38,9 +46,19 @@ def move(
     yes: options.Yes = False,
     as_json: options.Json = False,
 ) -> None:
-    """Move instances to another server; each source stays there, stopped, unless --retire delete."""
+    """Move instances to another server, or to another member of their cluster.
+
+    Each source stays where it is, stopped, unless --retire delete; within a cluster it gets another name.
+    """
     del stateless
     remotes = load_remotes()
+    instances = instances or []
+    if members:
+        instances, target = options.within_cluster(instances, target, remotes)
+        if target_project:
+            raise InputError("--target-project does not go with --target", hint="change one after the other")
+    elif not instances:
+        raise typer.BadParameter("what moves, and then where to, or --target MEMBER", param_hint="'TARGET:[NAME]'")
     chosen = options.chosen(
         instances,
         target,
@@ -53,11 +71,18 @@ def move(
     request = Request(
         name=f"move {chosen.told}",
         select=chosen.select,
-        targets=(chosen.target,),
+        targets=() if members else (chosen.target,),
+        members=tuple(dict.fromkeys(members or ())),
         rename=chosen.rename,
         target_project=target_project,
         policy=options.policy(
-            method=method, downtime=downtime, grace=grace, stop_then=stop_then, retire=retire, mode=mode
+            method=method,
+            downtime=downtime,
+            grace=grace,
+            stop_then=stop_then,
+            retire=retire,
+            mode=mode,
+            limit=limit,
         ),
         overrides=options.overrides(
             config or [],
@@ -68,6 +93,7 @@ def move(
             instance_only=instance_only,
             allow_inconsistent=allow_inconsistent,
             mapped=name_map or [],
+            create=create or [],
         ),
     )
     flow.carry_out(flow.plan_for(request, remotes), yes=yes, as_json=as_json, skip_refused=skip_refused)

@@ -8,18 +8,20 @@ from typing import Annotated
 import typer
 
 from common.domain.errors import InputError
-from common.domain.plan import AfterGrace, Limits, Method, Mode, NameMap, Overrides, Policy, Request, Retire, Selection
-from common.domain.units import parse_duration
+from common.domain.machine import NOT_LIVE
+from common.domain.plan import (
+    AfterGrace,
+    Method,
+    Mode,
+    NameMap,
+    Overrides,
+    Policy,
+    Retire,
+    Selection,
+    Thing,
+)
+from common.domain.units import parse_duration, parse_rate
 from common.lxd.remotes import Remotes, split_name
-
-
-class ModeName(StrEnum):
-    """The words of `lxc move --mode`, and ours for what goes."""
-
-    AUTO = "auto"
-    PULL = "pull"
-    PUSH = "push"
-    RELAY = "relay"
 
 
 class MoveMethod(StrEnum):
@@ -27,15 +29,32 @@ class MoveMethod(StrEnum):
 
     WARM = Method.WARM.value
     COLD = Method.COLD.value
+    STATEFUL = Method.STATEFUL.value
+    LIVE = "live"  # known in order to be refused with the reason
 
 
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON on standard output.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-To = Annotated[list[str], typer.Option("--to", help="Target server; may be given several times.", metavar="TARGET:")]
+ToServers = Annotated[
+    list[str] | None, typer.Option("--to", help="Target server; may be given several times.", metavar="TARGET:")
+]
+TakingMembers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target",
+        metavar="MEMBER|@GROUP",
+        help="Of a cluster: who takes the instances; all others that are online if left out.",
+    ),
+]
 Project = Annotated[str | None, typer.Option("--project", help="Project on the source; the remote's own if left out.")]
 TargetProject = Annotated[str, typer.Option("--target-project", help="Project on the target; the same if left out.")]
 MethodOption = Annotated[
-    MoveMethod | None, typer.Option("--method", help="warm keeps it running while it is copied; cold stops it first.")
+    MoveMethod | None,
+    typer.Option(
+        "--method",
+        help="warm keeps it running while it is copied; cold stops it first; stateful too, and a virtual machine goes "
+        "on with its memory. live is refused, with the reason.",
+    ),
 ]
 Downtime = Annotated[str, typer.Option("--downtime", help="Cut over once a pass takes no longer than this.")]
 Grace = Annotated[
@@ -49,6 +68,10 @@ RetireOption = Annotated[
     Retire,
     typer.Option("--retire", help="stop keeps the source, unable to start; delete removes it. After verification."),
 ]
+RetireOfEvacuation = Annotated[
+    Retire | None,
+    typer.Option("--retire", help="As for a move; of a server it is stop if left out, of a member always delete."),
+]
 Instances = Annotated[
     list[str],
     typer.Argument(
@@ -56,7 +79,23 @@ Instances = Annotated[
         help="The default remote's if SOURCE is left out; SOURCE: alone with --all or --filter.",
     ),
 ]
+InstancesOfMove = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[SOURCE:]INSTANCE...",
+        help="The default remote's if SOURCE is left out; SOURCE: alone with --all or --filter.",
+        show_default=False,
+    ),
+]
 Target = Annotated[str, typer.Argument(metavar="TARGET:[NAME]", help="The same name if left out.")]
+Members = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target",
+        metavar="MEMBER",
+        help="The member to move to, of the cluster that the instances are in; of several the emptiest.",
+    ),
+]
 All = Annotated[bool, typer.Option("--all", help="All instances of the source's project.")]
 Filter = Annotated[
     str,
@@ -73,10 +112,23 @@ Storage = Annotated[str, typer.Option("--storage", "-s", help="Pool on the targe
 AllowInconsistent = Annotated[
     bool, typer.Option("--allow-inconsistent", help="Do not freeze it while a dir pool is copied.")
 ]
-Stateless = Annotated[bool, typer.Option("--stateless", help="Accepted; herder never moves memory.")]
+Stateless = Annotated[
+    bool, typer.Option("--stateless", help="Accepted; the memory of a virtual machine stays behind with --method cold.")
+]
 ModeOption = Annotated[
-    ModeName,
-    typer.Option("--mode", help="Who dials for the data: auto pulls, and pushes if the target gets no connection."),
+    Mode,
+    typer.Option(
+        "--mode",
+        help="Who dials for the data: auto pulls, else pushes, and if both get no connection a worker relays it.",
+    ),
+]
+Limit = Annotated[
+    str,
+    typer.Option(
+        "--limit",
+        metavar="RATE",
+        help="Bytes per second that each transfer may take, such as 200MiB/s; a worker then relays it.",
+    ),
 ]
 NameMapOption = Annotated[
     list[str] | None,
@@ -84,6 +136,12 @@ NameMapOption = Annotated[
         "--map",
         metavar="KIND:NAME=NAME",
         help="A profile, network, pool or project of the source, and its name on the target.",
+    ),
+]
+Create = Annotated[
+    list[Thing] | None,
+    typer.Option(
+        "--create", help="What the target lacks and gets from the source's definition before the instance comes."
     ),
 ]
 PerServer = Annotated[
@@ -124,13 +182,33 @@ def chosen(
     all_projects: bool,
 ) -> Chosen:
     """What INSTANCE..., TARGET:[NAME], --all, --filter and the projects amount to. Raises InputError."""
+    if not instances:
+        raise InputError(
+            f"{target!r} alone says too little", hint="write INSTANCE... TARGET:[NAME], or --target MEMBER"
+        )
+    target_remote, rename = split_name(target)
+    if not target_remote:
+        raise InputError(f"{target!r} names no server", hint="write TARGET:[NAME]; in place there is `lxc`")
+    select, told = selected(
+        instances, remotes, everything=everything, matching=matching, project=project, all_projects=all_projects
+    )
+    return Chosen(select=select, target=remotes.get(target_remote).name, rename=rename, told=told)
+
+
+def selected(
+    instances: list[str],
+    remotes: Remotes,
+    *,
+    everything: bool,
+    matching: str,
+    project: str | None,
+    all_projects: bool,
+) -> tuple[Selection, str]:
+    """What INSTANCE..., --all, --filter and the projects amount to, also in words. Raises InputError."""
     split = [split_name(instance, remotes.default) for instance in instances]
     sources = list(dict.fromkeys(remotes.get(remote).name for remote, _ in split))
     names = tuple(dict.fromkeys(name for _, name in split if name))
-    target_remote, rename = split_name(target)
     is_bulk = everything or bool(matching)
-    if not target_remote:
-        raise InputError(f"{target!r} names no server", hint="write TARGET:[NAME]; in place there is `lxc`")
     if len(sources) > 1:
         raise InputError(f"{' and '.join(sources)} are two sources", hint="one command for each source")
     if is_bulk and names:
@@ -148,8 +226,26 @@ def chosen(
         filter=matching,
         all_projects=all_projects,
     )
-    told = f"{source.name}:{','.join(names)}" + (f" where {matching}" if matching else "")
-    return Chosen(select=select, target=remotes.get(target_remote).name, rename=rename, told=told)
+    return select, f"{source.name}:{','.join(names)}" + (f" where {matching}" if matching else "")
+
+
+def within_cluster(instances: list[str], target: str, remotes: Remotes) -> tuple[list[str], str]:
+    """What stands before ``--target MEMBER``, as instances and ``TARGET:``, the cluster itself; it may be left out.
+
+    Raises InputError for another server and for a new name.
+    """
+    if not instances:
+        instances, target = [target], f"{split_name(target, remotes.default)[0]}:"
+    remote, rename = split_name(target, remotes.default)
+    sources = {split_name(instance, remotes.default)[0] for instance in instances}
+    if sources != {remote}:
+        raise InputError(
+            f"{', '.join(sorted(sources))} and {remote}: --target moves within one cluster",
+            hint="leave TARGET: out; into a cluster from elsewhere is not supported yet",
+        )
+    if rename and [split_name(instance)[1] for instance in instances] != [rename]:
+        raise InputError(f"within a cluster {rename!r} would be a new name", hint="move it first, then `lxc rename`")
+    return instances, f"{remote}:"
 
 
 def duration(text: str, option: str) -> timedelta:
@@ -160,47 +256,35 @@ def duration(text: str, option: str) -> timedelta:
         raise InputError(f"{option}: {error}") from error
 
 
+def rate(text: str) -> int:
+    """The option --limit in bytes per second; 0 if it was left out. Raises InputError."""
+    try:
+        return parse_rate(text) if text else 0
+    except ValueError as error:
+        raise InputError(f"--limit: {error}") from error
+
+
 def policy(
     *,
     method: MoveMethod | None,
     downtime: str,
     grace: str | None,
     stop_then: AfterGrace,
-    retire: Retire,
-    mode: ModeName,
+    retire: Retire = Retire.STOP,
+    mode: Mode,
+    limit: str,
 ) -> Policy:
-    """The policy that these options ask for."""
+    """The policy that these options ask for. Raises InputError."""
+    if method is MoveMethod.LIVE:
+        raise InputError(f"--method live: {NOT_LIVE}", hint="--method stateful, or leave it out")
     return Policy(
         method=Method(method.value) if method else None,
         downtime=duration(downtime, "--downtime"),
         grace=duration(grace, "--grace") if grace else None,
         after_grace=stop_then,
         retire=retire,
-        mode=Mode(mode.value),
-    )
-
-
-def evacuation(
-    source: str,
-    targets: list[str],
-    remotes: Remotes,
-    *,
-    project: str | None,
-    target_project: str,
-    policy: Policy,
-    limits: Limits,
-    mapped: list[str],
-) -> Request:
-    """The request to empty a server. Raises InputError."""
-    name = remote_of(source, remotes)
-    return Request(
-        name=f"evacuate {name}",
-        select=Selection(source=name, project=project or remotes.get(name).project),
-        targets=tuple(dict.fromkeys(remote_of(target, remotes) for target in targets)),
-        target_project=target_project,
-        policy=policy,
-        limits=limits,
-        overrides=Overrides(map=name_map(mapped)),
+        mode=mode,
+        rate=rate(limit),
     )
 
 
@@ -214,6 +298,7 @@ def overrides(
     instance_only: bool,
     allow_inconsistent: bool,
     mapped: list[str],
+    create: list[Thing],
     ephemeral: bool = False,
 ) -> Overrides:
     """The overrides that the options of `lxc move` and `lxc copy` ask for. Raises InputError."""
@@ -229,6 +314,7 @@ def overrides(
         allow_inconsistent=allow_inconsistent,
         ephemeral=ephemeral,
         map=name_map(mapped),
+        create=tuple(dict.fromkeys(create)),
     )
 
 

@@ -7,14 +7,13 @@ import typer
 
 from common.config import load_settings
 from common.domain.errors import InputError, PlanDrifted
-from common.domain.plan import AfterGrace, Limits, Plan, Retire
-from producer.cli import exits, flow, options, render
+from common.domain.plan import AfterGrace, Limits, Mode, Plan
+from producer.cli import exits, flow, leaving, options
 from producer.cli.exits import reports_errors
 from producer.inventory import take_inventory
 from producer.planfile import read_plan, read_request, write_plan
 from producer.planner import drift
 from producer.session import load_remotes, open_session
-from producer.submit import submit
 
 
 def _decided(plan: Plan, output: Path | None, *, as_json: bool) -> None:
@@ -29,19 +28,27 @@ def _decided(plan: Plan, output: Path | None, *, as_json: bool) -> None:
 def plan(
     context: typer.Context,
     what: Annotated[str, typer.Argument(metavar="FILE|evacuate", help="A request file, or the word evacuate.")],
-    source: Annotated[
-        str | None, typer.Argument(metavar="[SOURCE:]", help="With evacuate: the server to empty.")
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[SOURCE:|CLUSTER:MEMBER...]", help="With evacuate: the server, or the members, to empty."
+        ),
     ] = None,
-    to: Annotated[list[str] | None, typer.Option("--to", metavar="TARGET:", help="With evacuate: the target.")] = None,
+    to: options.ToServers = None,
+    targets: options.TakingMembers = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write the plan.")] = None,
     project: options.Project = None,
     target_project: options.TargetProject = "",
+    storage: options.Storage = "",
     name_map: options.NameMapOption = None,
+    create: options.Create = None,
     method: options.MethodOption = None,
     downtime: options.Downtime = "2s",
     grace: options.Grace = None,
     stop_then: options.StopThen = AfterGrace.FORCE,
-    retire: options.RetireOption = Retire.STOP,
+    retire: options.RetireOfEvacuation = None,
+    mode: options.ModeOption = Mode.AUTO,
+    limit: options.Limit = "",
     transfers: options.PerServer = Limits.per_source,
     cutovers: options.Cutovers = Limits.cutovers,
     as_json: options.Json = False,
@@ -49,29 +56,28 @@ def plan(
     """Decide who goes where and why, and what is refused and why; write it to a file with --output."""
     remotes = load_remotes()
     if what != "evacuate":
-        if source is not None or to:
+        if sources or to or targets:
             raise InputError("a request file says source and targets itself", hint="leave SOURCE and --to out")
         _refuse_options(context)
         request = read_request(Path(what))
     else:
-        if source is None or not to:
-            raise InputError("evacuate needs a source and a target", hint="herder plan evacuate SOURCE: --to TARGET:")
-        request = options.evacuation(
-            source,
-            to,
+        if not sources:
+            raise InputError("evacuate needs a source", hint="herder plan evacuate SOURCE: --to TARGET:")
+        request = leaving.evacuation(
+            sources,
+            to or [],
+            targets or [],
             remotes,
-            project=project,
-            target_project=target_project,
+            retire=retire,
             policy=options.policy(
-                method=method,
-                downtime=downtime,
-                grace=grace,
-                stop_then=stop_then,
-                retire=retire,
-                mode=options.ModeName.AUTO,
+                method=method, downtime=downtime, grace=grace, stop_then=stop_then, mode=mode, limit=limit
             ),
             limits=Limits(per_source=transfers, per_target=transfers, cutovers=cutovers),
+            project=project,
+            target_project=target_project,
+            storage=storage,
             mapped=name_map or [],
+            create=create or [],
         )
     _decided(flow.plan_for(request, remotes), output, as_json=as_json)
 
@@ -97,10 +103,10 @@ def run(
 ) -> None:
     """Carry out a written plan, unless the servers have changed since. Running it again goes on with it."""
     written = read_plan(file)
-    if detach and not load_settings().redis_url:
-        raise InputError(
-            "--detach needs workers that run elsewhere", hint="set HERDER_REDIS_URL, or leave --detach out"
-        )
+    if detach and written.request.select.members:
+        raise InputError("--detach: members are closed before and marked after the moves", hint="leave --detach out")
+    if detach:
+        flow.check_detached()
     with open_session(with_workers=False) as session:
         is_known = written.id in session.jobs.plans()
     if not is_known:
@@ -110,11 +116,6 @@ def run(
     if detach:
         if not yes:
             flow.ask(f"Move {len(written.moves)} instances?")
-        with open_session(with_workers=False) as session:
-            submit(written, session.jobs)
-        if as_json:
-            exits.print_json({"plan": written.id})
-        else:
-            render.console.print(f"submitted; `herder watch {written.id}` shows it at work")
+        flow.submit_only(written, as_json=as_json)
         return
-    flow.carry_out(written, yes=yes, as_json=as_json, skip_refused=True)
+    leaving.run(written, load_remotes(), yes=yes, as_json=as_json, skip_refused=True)

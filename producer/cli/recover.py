@@ -71,5 +71,5 @@ def _table(recovery: Recovery) -> Table:
         table.add_column(heading)
     for job in recovery.jobs:
         way = f"{job.step} (back to the source first)" if job.is_going_back else job.step
-        table.add_row(job.id, job.move.instance, job.move.source, job.move.target, way)
+        table.add_row(job.id, job.move.instance, job.move.source_place, job.move.target_place, way)
     return table

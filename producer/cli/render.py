@@ -9,6 +9,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from common.domain.archive import Manifest
+from common.domain.fleet import place
 from common.domain.plan import Plan
 from common.domain.units import render_duration, render_size
 from producer.report import JobReport, Report, SetAsideReport
@@ -23,11 +25,14 @@ _MAX_LIVE_ROWS = 30
 def plan_table(plan: Plan) -> RenderableType:
     """Who goes where and why; who stays and why."""
     moves = Table(box=SIMPLE_HEAD, title=f"plan {plan.id}: {escape(plan.name)}", title_justify="left")
-    for heading in ("instance", "from", "to", "method", "why"):
+    is_of_volumes = any(move.is_of_volume for move in plan.moves)
+    for heading in ("volume" if is_of_volumes else "instance", "from", "to", "method", "why"):
         moves.add_column(heading)
     for move in plan.moves:
         renamed = f":{move.name}" if move.name != move.instance else ""
-        moves.add_row(move.instance, move.source, f"{move.target}{renamed}", move.method, escape(move.reason))
+        moves.add_row(
+            move.instance, move.source_place, f"{move.target_place}{renamed}", move.method, escape(move.reason)
+        )
     parts: list[RenderableType] = [moves] if plan.moves else []
     if plan.refusals:
         refused = Table(box=SIMPLE_HEAD, title="refused", title_justify="left", title_style="bold red")
@@ -106,8 +111,8 @@ def final(report: Report) -> RenderableType:
     for job in report.jobs:
         table.add_row(
             job.instance,
-            job.source,
-            job.target,
+            place(job.source, job.source_member),
+            place(job.target, job.target_member),
             job.method,
             Text(job.state, style=_COLOURS.get(job.state, "")),
             str(job.passes),
@@ -147,6 +152,21 @@ def _totals(report: Report) -> Text:
         text += f"; {totals.parked} parked, waiting for you"
     style = "bold green" if totals.done == totals.jobs and not report.refused else "bold yellow"
     return Text(text, style=style)
+
+
+def exports(manifests: Sequence[Manifest], where: str) -> RenderableType:
+    """What an archive holds, by instance and time."""
+    table = Table(box=SIMPLE_HEAD)
+    for heading in ("instance", "project", "from", "made at (UTC)", "size", "snapshots", "format", "file"):
+        table.add_column(heading, overflow="fold")
+    for each in sorted(manifests, key=lambda manifest: (manifest.project, manifest.instance, manifest.created_at)):
+        kind = f"optimized for {each.format.driver}" if each.format.optimized else "portable"
+        made = each.created_at.strftime("%Y-%m-%d %H:%M")
+        table.add_row(
+            each.instance, each.project, each.source, made, render_size(each.size), str(len(each.snapshots)), kind,
+            each.file,
+        )  # fmt: skip
+    return table if manifests else Text(f"{where} has no exports")
 
 
 def plans_table(reports: list[Report]) -> RenderableType:

@@ -50,6 +50,11 @@ class Choke:
         what = f"{transfers} transfers through the choke of {self.server.name} to come to {self._after} bytes"
         host.wait_until(what, lambda: self._held >= transfers, seconds=_PATIENCE_SECONDS)
 
+    @property
+    def held(self) -> int:
+        """How many transfers have come to stand still."""
+        return self._held
+
     def release(self) -> None:
         """Let everything pass from now on."""
         self._open.set()

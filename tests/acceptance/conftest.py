@@ -1,5 +1,9 @@
-"""The lab, its servers cleaned before and after each test, and a user of herder."""
+"""The lab, its servers cleaned before and after each test, and a user of herder.
 
+Tests that are marked ``incus_too`` run twice: with the servers of the lab, and with two of Incus of the same names.
+"""
+
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -10,6 +14,44 @@ import pytest
 from tests.acceptance import world
 from tests.acceptance.story import Herder
 from tests.lab import Lab, LabServer, host
+from tests.lab.lab import default_root
+from tests.lab.product import INCUS, LXD
+
+OTHER_PRODUCT = "incus_too"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Nothing comes twice in a lab that is one of Incus throughout."""
+    is_of_incus = os.environ.get("HERDER_LAB_PRODUCT") == INCUS.name
+    if metafunc.definition.get_closest_marker(OTHER_PRODUCT) and not is_of_incus:
+        metafunc.parametrize("lab", [LXD.name, INCUS.name], indirect=True, scope="session")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of a lab that is one of Incus throughout, nothing is asked that is about LXD."""
+    if os.environ.get("HERDER_LAB_PRODUCT") == INCUS.name:
+        about_lxd = [item for item in items if item.get_closest_marker("of_lxd")]
+        items[:] = [item for item in items if item not in about_lxd]
+        config.hook.pytest_deselected(items=about_lxd)
+
+
+@pytest.fixture(scope="session")
+def lab_of_incus() -> Iterator[Lab]:
+    """Another lab beside the lab: ``s1`` and ``s2`` are servers of Incus."""
+    root = Path(f"{default_root()}-incus")
+    was_there = root.exists()
+    made = Lab.up(("s1", "s2"), root, product=INCUS.name)
+    yield made
+    if not was_there:
+        made.down()
+
+
+@pytest.fixture(scope="session")
+def lab(request: pytest.FixtureRequest) -> Lab:
+    """The lab whose servers the test is about."""
+    is_other = getattr(request, "param", LXD.name) == INCUS.name
+    found: Lab = request.getfixturevalue("lab_of_incus" if is_other else "lab")
+    return found
 
 
 @pytest.fixture

@@ -2,7 +2,8 @@
 
 ``before`` a step, nothing of it has been done. ``after`` it, its effect is there and its outcome is not yet saved.
 ``begun``: it has begun a transfer, and that is not yet saved. ``middle``: it has begun one, that is saved, and the
-transfer is under way. ``last-look``: it has just made sure that the job is its own, and is about to write to a server.
+transfer is under way; of a backup that it carries itself, ``--look`` tells how many pieces are. ``last-look``: it has
+just made sure that the job is its own, and is about to write to a server.
 
 Dying is SIGKILL. With ``--sleep`` it is SIGSTOP instead, and it goes on when it is told to. Either happens once: the
 first thing it does is to make the flag file, and with the file there it is an ordinary worker.
@@ -21,6 +22,7 @@ import workers.__main__
 from common.domain.job import Job, Kind, Outcome
 from common.store.jobs import Claim, JobStore
 from workers import runner
+from workers.steps import streams
 from workers.steps.context import Context
 from workers.steps.registry import STEPS, StepFunction
 
@@ -66,16 +68,19 @@ class Fate:
 
         def look_and_strike() -> None:
             look()
-            self._looks_left -= 1
-            if self._looks_left == 0:
-                self.strike()
+            self._look()
 
         ctx.confirm_fence = look_and_strike
 
+    def _look(self) -> None:
+        self._looks_left -= 1
+        if self._looks_left == 0:
+            self.strike()
+
     def at_commit(self, moment: str, job: Job) -> None:
         """Before (``begun``) and after (``middle``) a transfer that the step has begun is saved."""
-        if self.moment == moment and job.step == self.step and "receive" in job.evidence:
-            self.strike()
+        if self.moment == moment and job.step == self.step and {"receive", "since"} & set(job.evidence):
+            self._look()
 
 
 class FatedStore(JobStore):
@@ -95,7 +100,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run a worker with the fate that the arguments say; the others are the worker's own."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--at", nargs=2, metavar=("MOMENT", "STEP"), required=True)
-    parser.add_argument("--look", type=int, default=1, help="which look of the step, for the moment last-look")
+    parser.add_argument("--look", type=int, default=1, help="which look of the step, or piece of its backup")
     parser.add_argument("--flag", type=Path, required=True)
     parser.add_argument("--sleep", action="store_true")
     chosen, rest = parser.parse_known_args(arguments)
@@ -108,6 +113,7 @@ def main(arguments: Sequence[str]) -> int:
     with (
         patch.object(runner, "STEPS", {**STEPS, step: fate.around(STEPS[step])}),
         patch.object(workers.__main__, "JobStore", FatedStore),
+        patch.object(streams, "KEEP_ALIVE_SECONDS", 0),
     ):
         return workers.__main__.main()
 

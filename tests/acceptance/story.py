@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from common.domain.job import Job
+from common.domain.job import Job, State
 from common.store.jobs import JobStore
 from common.store.keys import Keys
-from tests.lab import Lab, host
+from tests.lab import Lab, LabServer, host
+from tests.lab.product import INCUS
 
 HERDER = Path(sys.executable).with_name("herder")
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -48,7 +49,7 @@ class Ran:
     def error(self) -> str:
         """The one error that it told. Fails if there is none, or more than one, or a traceback."""
         assert "Traceback" not in self.err, self.err
-        assert self.err.count("error:") == 1, self.err
+        assert self.err.lower().count("error:") == 1, self.err
         return self.err
 
     def ended(self, code: int) -> "Ran":
@@ -133,6 +134,16 @@ class Herder:
     def run(self, *arguments: str) -> Ran:
         """A command and its end."""
         return self.start(*arguments).wait()
+
+    def cancel_a_refused_stop(self, job: str, source: LabServer) -> None:
+        """Cancel a job whose guest would not shut down; Incus must be restarted then, and herder says so."""
+        cancel = self.start("cancel", job)
+        if source.product is INCUS:
+            waiting = self.wait_for("the lock", cancel, state=State.WAITING, step="release_source", attempts=1)
+            assert waiting.blocked_on.endswith("this lasts until it has stopped or Incus is restarted")
+            source.kill()
+            source.start()
+        cancel.wait().ended(DONE)
 
     def jobs(self) -> list[Job]:
         """The records of the newest plan, as the store has them; none if nothing has been submitted."""

@@ -40,7 +40,7 @@ def rich_instances(bridge: str) -> list[Wish]:
             },
             devices={
                 "eth1": {"type": "nic", "nictype": "bridged", "parent": bridge, "hwaddr": "00:16:3e:aa:bb:01"},
-                "data": {"type": "disk", "pool": "default", "source": "shared", "path": "/data"},
+                "data": {"type": "disk", "pool": "default", "source": "data", "path": "/data"},
             },
             files={"/srv/index.html": "<h1>hello</h1>", "/root/secret": "s3cret"},
         ),
@@ -53,12 +53,11 @@ def rich_instances(bridge: str) -> list[Wish]:
 
 @pytest.fixture
 def furnished(s1: LabServer, s2: LabServer) -> tuple[LabServer, LabServer]:
-    """Source and target, both with a profile ``team`` and a custom volume ``shared``."""
+    """Source and target, both with a profile ``team``; the source has a custom volume ``data``, too."""
     profile = {"name": "team", "config": {"user.team": "shop"}, "devices": {}}
-    volume = {"name": "shared", "type": "custom"}
     for server in (s1, s2):
         server.query("POST", "/1.0/profiles", profile)
-        server.query("POST", "/1.0/storage-pools/default/volumes/custom", volume)
+    s1.query("POST", "/1.0/storage-pools/default/volumes/custom", {"name": "data", "type": "custom"})
     return s1, s2
 
 
@@ -210,6 +209,36 @@ def test_a_request_file_says_which_instances_go_and_how(
     assert not any("user.herder" in key for name in "cd" for key in world.get(s1, name)["config"])
 
 
+def test_one_instance_of_a_request_has_what_the_others_do_not(
+    s1: LabServer, s2: LabServer, herder: Herder, home: Path
+) -> None:
+    """In the request file by ``each``, and after review in the plan file at its move."""
+    for name in ("a", "b"):
+        world.make(s1, Wish(name=name, is_started=name == "a"))
+    request, plan = home / "all.yaml", home / "plan.yaml"
+    asked = {
+        "plan": "all-away",
+        "select": {"source": "s1"},
+        "targets": ["s2"],
+        "overrides": {"config": {"user.moved": "yes", "user.by": "all"}},
+        "each": {"a": {"name": "shop", "overrides": {"config": {"user.by": "itself"}}}},
+    }
+    request.write_text(yaml.safe_dump(asked))
+    herder.run("plan", str(request), "-o", str(plan)).ended(DONE)
+    reviewed = yaml.safe_load(plan.read_text())
+    (move,) = [move for move in reviewed["moves"] if move["instance"] == "b"]
+    move["overrides"]["config"]["user.reviewed"] = "true"
+    plan.write_text(yaml.safe_dump(reviewed))
+    herder.run("run", str(plan), "--yes").ended(DONE)
+
+    config = {name: world.get(s2, name)["config"] for name in ("shop", "b")}
+    keys = ("user.moved", "user.by", "user.reviewed")
+    assert {name: [each.get(key) for key in keys] for name, each in config.items()} == {
+        "shop": ["yes", "itself", None],
+        "b": ["yes", "all", "true"],
+    }
+
+
 def test_an_instance_of_another_project_goes_into_a_project_of_another_name(
     s1: LabServer, s2: LabServer, herder: Herder
 ) -> None:
@@ -285,6 +314,36 @@ def test_what_is_named_otherwise_on_the_target_is_mapped(s1: LabServer, s2: LabS
     assert world.traces(s2) == []
 
 
+def test_what_the_target_lacks_is_made_there_if_asked_for(s1: LabServer, s2: LabServer, herder: Herder) -> None:
+    """Once for all instances that need it, as the source has it: a pool, a bridge, and a profile that names both."""
+    s1.query("POST", "/1.0/storage-pools", {"name": "fast", "driver": "btrfs", "config": {"size": "512MiB"}})
+    bridge = {"ipv4.address": "none", "ipv6.address": "none", "dns.mode": "none"}
+    s1.query("POST", "/1.0/networks", {"name": "hcreate0", "type": "bridge", "config": bridge})
+    nic = {"type": "nic", "network": "hcreate0", "name": "eth0"}
+    devices = {"root": {"type": "disk", "path": "/", "pool": "fast"}, "eth0": nic}
+    profile = {"name": "shop", "description": "ours", "config": {"user.tier": "web"}, "devices": devices}
+    s1.query("POST", "/1.0/profiles", profile)
+    names = ("one", "two", "three")
+    for name in names:
+        world.make(s1, Wish(name=name, profiles=("shop",), is_started=False))
+    before = world.picture(s2)
+    asked = ("move", "s1:", "s2:", "--all", "--yes", "--json", "--map", "network:hcreate0=hcreate1")
+    herder.run(*asked, "--create", "profile", "--create", "pool").ended(NOT_ALL)
+    assert world.picture(s2) == before
+
+    report = herder.run(*asked, *(f"--create={each}" for each in ("profile", "network", "pool"))).ended(DONE).json
+
+    assert {job["state"] for job in report["jobs"]} == {"done"}
+    there = s2.query("GET", "/1.0/profiles/shop")
+    assert (there["description"], there["config"]) == ("ours", {"user.tier": "web"})
+    assert there["devices"] == {**devices, "eth0": {**nic, "network": "hcreate1"}}
+    assert s2.query("GET", "/1.0/networks/hcreate1")["config"].items() >= bridge.items()
+    pool = s2.query("GET", "/1.0/storage-pools/fast")
+    assert (pool["driver"], pool["config"]["size"]) == ("btrfs", "512MiB")
+    assert {world.get(s2, name)["expanded_devices"]["root"]["pool"] for name in names} == {"fast"}
+    assert world.traces(s2) == []
+
+
 def test_a_cold_move_can_leave_profiles_and_snapshots_behind_and_delete_the_source(
     s1: LabServer, s2: LabServer, herder: Herder
 ) -> None:
@@ -349,8 +408,8 @@ def test_a_guest_that_does_not_shut_down_stays_where_it_is_if_the_plan_says_so(
 ) -> None:
     """Both are parked while they run on the source as ever.
 
-    One is cancelled, which leaves nothing. The other is shut down by hand and moves at the next try; it stays stopped,
-    as the hand left it.
+    One is cancelled, which leaves nothing; Incus has to be restarted first, and herder says so. The other is shut down
+    by hand and moves at the next try; it stays stopped, as the hand left it.
     """
     for name in ("left", "gone"):
         world.make(s1, Wish(name=name, image="stubborn"))
@@ -369,7 +428,7 @@ def test_a_guest_that_does_not_shut_down_stays_where_it_is_if_the_plan_says_so(
         assert world.status(s2, name) == "Stopped"
         world.assert_cannot_start(s2, name)
 
-    herder.run("cancel", jobs["left"]["job"]).ended(DONE)
+    herder.cancel_a_refused_stop(jobs["left"]["job"], s1)
     world.assert_untouched(s1, s2, "left")
 
     world.stop(s1, "gone")

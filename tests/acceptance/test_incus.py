@@ -3,13 +3,15 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import pexpect
 import pytest
 
 from tests.acceptance import world
 from tests.acceptance.story import DONE, INPUT, NOT_ALL, Herder, worker
 from tests.acceptance.watcher import NeverTwice
 from tests.acceptance.world import Wish
-from tests.lab import Lab, LabServer
+from tests.lab import Lab, LabServer, host
+from tests.lab.product import PROGRAMS
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
@@ -87,6 +89,21 @@ def test_an_evacuation_to_incus_brings_everything(
             world.assert_moved(origin, i2, name)
 
 
+@pytest.mark.parametrize("mode", ["push", "relay"])
+def test_a_move_from_lxd_to_incus_by_push_or_relay_brings_everything(
+    s1: LabServer, i2: LabServer, herder: Herder, mode: str
+) -> None:
+    """Of running instances and of a stopped one, with their snapshots, as a pull does."""
+    before = populate(s1)
+    with NeverTwice(s1, i2):
+        report = herder.run("move", "s1:", "i2:", "--all", "--mode", mode, "--yes", "--json").ended(DONE).json
+    assert {job["way"].partition(":")[0] for job in report["jobs"]} == {mode}
+    assert {name: described(i2, name) for name in NAMES} == before
+    for name in NAMES:
+        world.assert_cannot_start(s1, name)
+        assert world.traces_on(i2, name) == []
+
+
 @pytest.mark.parametrize("step", ["full_pass", "hand_over", "start_target"])
 def test_a_killed_worker_leaves_a_move_to_incus_that_another_finishes(
     s1: LabServer, i2: LabServer, herder: Herder, redis_url: str, step: str
@@ -109,6 +126,7 @@ def test_a_killed_worker_leaves_a_move_to_incus_that_another_finishes(
     world.assert_moved(s1, i2, "web1")
 
 
+@pytest.mark.of_lxd
 def test_config_that_incus_does_not_know_is_refused_by_name_before_anything_moves(
     s1: LabServer, i2: LabServer, herder: Herder
 ) -> None:
@@ -121,6 +139,7 @@ def test_config_that_incus_does_not_know_is_refused_by_name_before_anything_move
     assert (world.picture(s1), world.picture(i2)) == before
 
 
+@pytest.mark.of_lxd
 def test_snapshots_do_not_go_from_incus_to_lxd_and_the_instance_without_them_does(
     s1: LabServer, i1: LabServer, herder: Herder
 ) -> None:
@@ -133,6 +152,50 @@ def test_snapshots_do_not_go_from_incus_to_lxd_and_the_instance_without_them_doe
     herder.run("move", "i1:web1", "s1:", "--method", "cold", "--instance-only", "--yes").ended(DONE)
     world.assert_moved(i1, s1, "web1")
     assert world.get(s1, "web1")["config"]["volatile.eth0.hwaddr"] == address
+
+
+def bring_in(lab: Lab, server: LabServer, machine: Path, name: str) -> None:
+    """Make an instance of a file system as the vendor's tool does, which only asks."""
+    tool = pexpect.spawn(str(lab.root / PROGRAMS / "usr/bin/incus-migrate"), encoding="utf-8", timeout=60)
+    for question, answer in (
+        ("server URL", server.address),
+        ("ok", "y"),
+        ("authentication mechanism", "2"),
+        ("certificate path", str(lab.lxc_conf / "client.crt")),
+        ("keyfile path", str(lab.lxc_conf / "client.key")),
+        ("container", "1"),
+        ("Name of", name),
+        ("root filesystem", str(machine)),
+        ("additional filesystem", "no"),
+        ("pick one", "1"),
+        ("successfully created", ""),
+    ):
+        tool.expect(question)
+        if answer:
+            tool.sendline(answer)
+    tool.expect(pexpect.EOF)
+
+
+@pytest.fixture
+def old_machine(incus: Lab, tmp_path: Path) -> Path:
+    """The file system of a machine that is no instance."""
+    host.run("tar", "--extract", "--file", str(incus.root / "images" / "tiny.tar.gz"), "--directory", str(tmp_path))
+    (tmp_path / "rootfs" / "root" / "data").write_text("of the old machine")
+    return tmp_path / "rootfs"
+
+
+@pytest.mark.parametrize("source", ["s1", "i1"])
+def test_a_machine_that_is_no_instance_is_brought_in_and_moved_on(
+    incus: Lab, i2: LabServer, herder: Herder, old_machine: Path, source: str
+) -> None:
+    """By the tool of Incus, which speaks with LXD 5.0 too; from then on it is an instance like any other."""
+    first = incus.servers[source]
+    for clean in world.cleaned(first):
+        bring_in(incus, clean, old_machine, "oldbox")
+        world.start(first, "oldbox")
+        herder.run("move", f"{source}:oldbox", "i2:", "--yes").ended(DONE)
+        world.assert_moved(first, i2, "oldbox")
+        assert (world.rootfs(i2, "oldbox") / "root" / "data").read_text() == "of the old machine"
 
 
 def test_a_server_of_incus_becomes_a_remote_by_its_token(i1: LabServer, herder: Herder, home: Path) -> None:

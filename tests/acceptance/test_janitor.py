@@ -184,6 +184,7 @@ def test_what_others_have_left_is_found_too(lab: Lab, s1: LabServer, s2: LabServ
     assert (told["kind"], told["calls"]) == ("double", [])
 
 
+@pytest.mark.incus_too
 def test_a_transfer_that_nobody_waits_for_is_cancelled_when_it_is_old(
     lab: Lab, s1: LabServer, s2: LabServer, choke: Choke, stranger: Herder
 ) -> None:

@@ -228,7 +228,7 @@ def test_a_cancel_while_the_guest_is_asked_to_shut_down_leaves_it_running(
     started = world.get(s1, "stubborn")["last_used_at"]
     evacuation = herder.start(*EVACUATE, "--grace", "4s", "--stop-then", "give-back")
     job = herder.wait_for("the shutdown", evacuation, step="stop_source", state=State.WAITING)
-    herder.run("cancel", job.id).ended(DONE)
+    herder.cancel_a_refused_stop(job.id, s1)
     evacuation.wait().ended(NOT_ALL)
     world.assert_untouched(s1, s2, "stubborn")
     assert world.get(s1, "stubborn")["last_used_at"] == started

@@ -161,6 +161,7 @@ def outcomes(request: pytest.FixtureRequest, stage: Stage) -> Mapping[Story, Fut
         return {story: pool.submit(TOLD[story.itinerary], stage, story) for story in chosen}
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("story", [*AROUND_WARM, *IN_WARM_PASSES, *IN_COLD], ids=str)
 def test_the_move_is_finished_and_no_finished_pass_is_sent_again(
     outcomes: Mapping[Story, Future[None]], story: Story
@@ -181,6 +182,7 @@ def test_a_broken_cutover_is_given_back_and_tried_again(outcomes: Mapping[Story,
     outcomes[story].result()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("story", ASLEEP, ids=str)
 def test_a_worker_that_wakes_up_when_another_has_finished_changes_nothing(
     outcomes: Mapping[Story, Future[None]], story: Story

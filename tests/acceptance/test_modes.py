@@ -38,7 +38,7 @@ def test_a_move_carries_all_of_it_under_a_new_name(
     """It runs there with its newest data and its snapshot; the source is kept."""
     old, new = ends
     with NeverTwice(old, new):
-        asked = ("move", f"{source}:web", f"{target}:shop", "--mode", mode, "--yes", "--json")
+        asked = ("move", f"{source}:web", f"{target}:shop", "--mode", mode, "--method", "warm", "--yes", "--json")
         (job,) = herder.run(*asked).ended(DONE).json["jobs"]
     assert (job["state"], job["way"].partition(":")[0]) == ("done", mode)
     assert (world.status(old, "web"), world.status(new, "shop")) == ("Stopped", "Running")

@@ -65,6 +65,7 @@ def test_a_push_outlives_it(
     assert world.tree(world.rootfs(s2, NAME)) == files
 
 
+@pytest.mark.incus_too
 def test_a_cancelled_push_is_waited_for_and_leaves_nothing(
     choke: Choke, herder: Herder, s1: LabServer, s2: LabServer
 ) -> None:

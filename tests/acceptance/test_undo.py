@@ -13,6 +13,7 @@ pytestmark = pytest.mark.lab
 MOVE = ("move", "s1:web", "s2:", "--yes", "--json")
 
 
+@pytest.mark.incus_too
 def test_a_finished_move_is_taken_back(s1: LabServer, s2: LabServer, herder: Herder) -> None:
     """The source runs as it was at the cutover and is what it was; the target is stopped, whole, and cannot start."""
     world.make(s1, Wish(name="web", config={"boot.autostart": "true"}))

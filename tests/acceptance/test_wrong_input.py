@@ -40,16 +40,17 @@ class Place:
 
 @pytest.fixture(scope="module")
 def sheepfold(lab: Lab) -> Iterator[Lab]:
-    """s1 has a profile, a project, a pool and a volume that s2 lacks, and an instance that needs each of them."""
+    """s1 has a profile, a project and a pool that s2 lacks, a volume that s2 has too, and an instance with each."""
     s1, s2 = lab.servers["s1"], lab.servers["s2"]
     for server in (s1, s2):
         world.strip(server)
     s1.query("POST", "/1.0/profiles", {"name": "only-here", "config": {}, "devices": {}})
     s1.query("POST", "/1.0/projects", {"name": "only-here", "config": world.OWN_NOTHING})
     s1.query("POST", "/1.0/storage-pools", {"name": "only-here", "driver": "dir"})
-    s1.query("POST", "/1.0/storage-pools/default/volumes/custom", {"name": "only-here", "type": "custom"})
+    for server in (s1, s2):
+        server.query("POST", "/1.0/storage-pools/default/volumes/custom", {"name": "everywhere", "type": "custom"})
     root = {"type": "disk", "path": "/", "pool": "only-here"}
-    volume = {"type": "disk", "pool": "default", "source": "only-here", "path": "/data"}
+    volume = {"type": "disk", "pool": "default", "source": "everywhere", "path": "/data"}
     world.make(s1, Wish(name="sheep"))
     world.make(s1, Wish(name="namesake", is_started=False))
     world.make(s2, Wish(name="namesake", is_started=False))
@@ -80,7 +81,7 @@ def place(sheepfold: Lab, home: Path) -> Place:
         pytest.param(("move", "s1:pooled", "s2:"), NOT_ALL, ("s2", "no pool only-here", "default"), id="no such pool"),
         pytest.param(("move", "s1:sheep", "s2:", "--storage", "nopool"), NOT_ALL, ("no pool nopool",), id="storage"),
         pytest.param(
-            ("move", "s1:with-volume", "s2:"), NOT_ALL, ("volume default/only-here", "s2"), id="no such volume"
+            ("move", "s1:with-volume", "s2:"), NOT_ALL, ("volume default/everywhere", "s2"), id="volume taken"
         ),
         pytest.param(
             ("move", "s1:sheep", "s2:", "--device", "eth0,parent=nobridge"), NOT_ALL, ("nobridge", "s2"), id="network"
@@ -91,7 +92,7 @@ def place(sheepfold: Lab, home: Path) -> Place:
         pytest.param(("evacuate", "s1:", "--to", "s2:", "--project", "nope"), INPUT, ("s1", "nope"), id="project"),
         pytest.param(("move", "s1:sheep", "s2:", "--downtime", "soon"), INPUT, ("--downtime", "soon"), id="duration"),
         pytest.param(("move", "s1:sheep", "s2:", "--config", "user.x"), INPUT, ("--config", "user.x"), id="config"),
-        pytest.param(("move", "s1:sheep", "s2:", "--mode", "relay"), NOT_ALL, ("relay",), id="mode"),
+        pytest.param(("move", "s1:sheep", "s2:", "--mode", "carrier-pigeon"), INPUT, ("--mode",), id="mode"),
         pytest.param(("run", "/nowhere/plan.yaml"), INPUT, ("/nowhere/plan.yaml",), id="no such file"),
     ],
 )

@@ -40,11 +40,14 @@ class Wish:
 
 
 def strip(server: LabServer) -> None:
-    """Take everything away that a test has made on it: instances, volumes, profiles, projects, pools."""
+    """Take everything away that a test has made on it: instances, volumes, profiles, projects, pools, networks."""
     server.delete_all()
     _delete_each(server, "/1.0/storage-pools/default/volumes/custom")
     for kind in ("profiles", "projects", "storage-pools"):
         _delete_each(server, f"/1.0/{kind}")
+    for network in server.query("GET", "/1.0/networks?recursion=1"):
+        if network["managed"]:
+            server.query("DELETE", f"/1.0/networks/{network['name']}")
 
 
 def cleaned(server: LabServer) -> Iterator[LabServer]:
@@ -58,7 +61,8 @@ def cleaned(server: LabServer) -> Iterator[LabServer]:
 
 def _delete_each(server: LabServer, listing: str) -> None:
     for url in server.query("GET", listing):
-        if url.rpartition("/")[2] != "default":
+        # The listing of volumes has their snapshots too, which go with them.
+        if url.rpartition("/")[2] != "default" and "/snapshots/" not in url:
             server.query("DELETE", url)
 
 
@@ -269,8 +273,14 @@ def has_migrated(server: LabServer) -> bool:
 def runs(server: LabServer, name: str) -> bool:
     """Whether its processes live, whatever its server says or whether it answers at all."""
     monitor = f"[lxc monitor] {server.lxd_dir}/containers {name}"
-    monitors = [process for process in host.processes() if process.command == monitor]
-    return bool(host.descendants(monitors))
+    machine = f"{server.lxd_dir}/logs/{name}/qemu.conf"
+    processes = host.processes()
+    monitors = [process for process in processes if process.command == monitor]
+    return bool(host.descendants(monitors)) or any(_emulates(process, machine) for process in processes)
+
+
+def _emulates(process: host.Process, configuration: str) -> bool:
+    return process.program == "qemu-system-x86_64" and configuration in process.command.split()
 
 
 def assert_moved(source: LabServer, target: LabServer, name: str, *, data: str = "") -> None:

@@ -1,9 +1,9 @@
-"""`python -m tests.bench.downtime`: how long one large running container is down while it moves from s1 to s2.
+"""`python -m tests.bench.downtime`: how long one large running container is down while it moves to another server.
 
 Side by side and by turns, each time with a new container: `herder move`, and `lxc stop`, `lxc move`, `lxc start`.
 Before it moves, each is stopped and started where it is: a move that waits for LXD's own stop is no shorter. The last
-line of the output is JSON, for programs. Run from the root of the checkout, as root; every other instance on these
-servers of the lab is deleted.
+line of the output is JSON, for programs. It moves from s1 to s2, or with `--target i2` from LXD to Incus. Run from the
+root of the checkout, as root; every other instance on these servers of the lab is deleted.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from typing import Any
 
 from tests.bench import instances, machine, programs, ways
 from tests.bench.programs import p50
-from tests.lab import Lab
+from tests.lab import Lab, LabServer
 
 INTERVAL_S = 0.01
 HERDER, LXC = "herder", "lxc move"
@@ -46,54 +46,63 @@ def main() -> int:
     )
     parser.add_argument("--rounds", type=int, default=3, help="moves in each way (default: %(default)s)")
     parser.add_argument("--mebibytes", type=int, default=1024, help="random data in it (default: %(default)s)")
+    parser.add_argument("--target", default="s2", help="server of the lab that it moves to (default: %(default)s)")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep herder's state and logs there")
     arguments = parser.parse_args()
-    lab = Lab.up(["s1", "s2"])
-    print(f"a running container with {arguments.mebibytes} MiB, s1 (btrfs) -> s2 (btrfs), times in seconds")
+    lab = Lab.up(["s1", arguments.target])
+    source, target = lab.servers["s1"], lab.servers[arguments.target]
+    sides = " -> ".join(f"{each.name} ({each.product.name}, {each.driver})" for each in (source, target))
+    print(f"a running container with {arguments.mebibytes} MiB, {sides}, times in seconds")
     print(machine.describe(), end="\n\n")
     print(f"{'round':>5}  {'way':<10}{'downtime':>9}{'reported':>10}{'total':>8}{'cpu':>6}")
     with programs.state_directory(arguments.keep) as state:
         rounds = [
-            _round(lab, number, way, move, arguments.mebibytes)
+            _round((source, target), number, way, move, arguments.mebibytes)
             for number in range(1, arguments.rounds + 1)
-            for way, move in _ways(lab, state)
+            for way, move in _ways(lab, state, target.name)
         ]
-    _conclude(rounds)
+    _conclude(rounds, target.name)
     return programs.FAILED if any(each.lost_lines for each in rounds) else programs.OK
 
 
-def _ways(lab: Lab, state: Path) -> list[tuple[str, Callable[[str], dict[str, Any] | None]]]:
+def _ways(lab: Lab, state: Path, target: str) -> list[tuple[str, Callable[[str], dict[str, Any] | None]]]:
     return [
-        (HERDER, lambda name: ways.herder(lab, state, "move", f"s1:{name}", "s2:")),
-        (LXC, lambda name: ways.lxc_moves(lab, "s1", "s2", [name])),
+        (HERDER, lambda name: ways.herder(lab, state, "move", f"s1:{name}", f"{target}:")),
+        (LXC, lambda name: ways.lxc_moves(lab, "s1", target, [name])),
     ]
 
 
-def _round(lab: Lab, number: int, way: str, move: Callable[[str], dict[str, Any] | None], mebibytes: int) -> Round:
-    s1, s2 = lab.servers["s1"], lab.servers["s2"]
+def _round(
+    sides: tuple[LabServer, LabServer],
+    number: int,
+    way: str,
+    move: Callable[[str], dict[str, Any] | None],
+    mebibytes: int,
+) -> Round:
+    source, target = sides
     name = f"bench-{way.replace(' ', '-')}-{number}"
-    _clear(lab)
+    _clear(source, target)
     try:
-        with instances.running(s1, [name], mebibytes=mebibytes, interval_s=INTERVAL_S) as moving:
-            machine.come_to_rest([s1, s2])
-            in_place = instances.restart_in_place(s1, moving[0])
-            machine.come_to_rest([s1, s2])
+        with instances.running(source, [name], mebibytes=mebibytes, interval_s=INTERVAL_S) as moving:
+            machine.come_to_rest([source, target])
+            in_place = instances.restart_in_place(source, moving[0])
+            machine.come_to_rest([source, target])
             trip = ways.timed(lambda: move(name))
-            (outage,) = instances.examine(moving, s1, [s2])
+            (outage,) = instances.examine(moving, source, [target])
     finally:
-        _clear(lab)
+        _clear(source, target)
     done = Round(way, outage.seconds, outage.lost_lines, trip, in_place)
     reported = "-" if done.reported is None else f"{done.reported:.2f}"
     print(f"{number:>5}  {way:<10}{done.downtime:>9.2f}{reported:>10}{trip.seconds:>8.1f}{trip.cpu:>6.0%}", flush=True)
     return done
 
 
-def _clear(lab: Lab) -> None:
-    for name in ("s1", "s2"):
-        lab.servers[name].delete_all()
+def _clear(*servers: LabServer) -> None:
+    for server in servers:
+        server.delete_all()
 
 
-def _conclude(rounds: list[Round]) -> None:
+def _conclude(rounds: list[Round], target: str) -> None:
     """The medians, as a table and then as the line for programs."""
     print()
     medians = {way: p50([each.downtime for each in rounds if each.way == way]) for way in (HERDER, LXC)}
@@ -106,6 +115,7 @@ def _conclude(rounds: list[Round]) -> None:
     lost = sum(each.lost_lines for each in rounds)
     print(f"lines of the writers that were lost: {lost}\n")
     result = {
+        "target": target,
         "ratio": round(medians[LXC] / medians[HERDER], 2),
         "herder_s": medians[HERDER],
         "herder_reported_s": reported,

@@ -103,7 +103,7 @@ class Bench:
             machine.come_to_rest([home, *others])
             trip = ways.timed(lambda: move(names))
             done = Evacuation(way, trip, instances.examine(moving, home, others))
-        print(_row(done), flush=True)
+        print(row(done), flush=True)
         return done
 
     def _clear_pair(self) -> None:
@@ -124,7 +124,7 @@ def main() -> int:
         print(
             f"{bench.containers} running containers with {bench.mebibytes} MiB each, all on btrfs, times in seconds\n"
         )
-        print(_HEADING)
+        print(HEADING)
         done = _sweep(bench, arguments.sweep) if arguments.sweep else _compare(bench, arguments)
     return programs.FAILED if any(each.lost_lines for each in done) else programs.OK
 
@@ -152,7 +152,7 @@ def _numbers(text: str) -> list[int]:
 
 def _sweep(bench: Bench, numbers: Sequence[int]) -> list[Evacuation]:
     done = [bench.herder(number, number) for number in numbers]
-    rows = [{"concurrency": n, **_figures([each])} for n, each in zip(numbers, done, strict=True)]
+    rows = [{"concurrency": n, **figures([each])} for n, each in zip(numbers, done, strict=True)]
     print(f"\n{json.dumps({'sweep': rows, 'containers': bench.containers})}")
     return done
 
@@ -163,7 +163,7 @@ def _compare(bench: Bench, arguments: argparse.Namespace) -> list[Evacuation]:
         by_herder.append(bench.herder(arguments.transfers, arguments.cutovers))
         by_loop.append(bench.loop(arguments.loop_at_once))
         by_cluster.append(bench.cluster())
-    herder, loop, cluster = _figures(by_herder), _figures(by_loop), _figures(by_cluster)
+    herder, loop, cluster = figures(by_herder), figures(by_loop), figures(by_cluster)
     result = {
         "ratio_cluster_evacuate": round(cluster["makespan_s"] / herder["makespan_s"], 2),
         "ratio_lxc_move": round(loop["makespan_s"] / herder["makespan_s"], 2),
@@ -178,10 +178,10 @@ def _compare(bench: Bench, arguments: argparse.Namespace) -> list[Evacuation]:
     return [*by_herder, *by_loop, *by_cluster]
 
 
-def _figures(done: Sequence[Evacuation]) -> dict[str, float]:
+def figures(done: Sequence[Evacuation]) -> dict[str, float]:
     """The figures of one way over all rounds: medians, and of the downtimes of all instances the percentiles."""
     downtimes = [downtime for each in done for downtime in each.downtimes]
-    figures = {
+    found = {
         "makespan_s": p50([each.trip.seconds for each in done]),
         "last_up_s": p50([each.last_up for each in done]),
         "downtime_p50_s": p50(downtimes),
@@ -189,13 +189,13 @@ def _figures(done: Sequence[Evacuation]) -> dict[str, float]:
         "cpu": p50([each.trip.cpu for each in done]),
     }
     reported = [each.reported for each in done if each.reported is not None]
-    return {**figures, "reported_makespan_s": p50(reported)} if reported else figures
+    return {**found, "reported_makespan_s": p50(reported)} if reported else found
 
 
-_HEADING = f"{'way':<17}{'makespan':>9}{'reported':>9}{'last up':>9}{'down p50':>10}{'p99':>7}{'cpu':>6}{'lost':>6}"
+HEADING = f"{'way':<17}{'makespan':>9}{'reported':>9}{'last up':>9}{'down p50':>10}{'p99':>7}{'cpu':>6}{'lost':>6}"
 
 
-def _row(done: Evacuation) -> str:
+def row(done: Evacuation) -> str:
     reported = "-" if done.reported is None else f"{done.reported:.1f}"
     times = f"{done.trip.seconds:>9.1f}{reported:>9}{done.last_up:>9.1f}"
     downtimes = f"{p50(done.downtimes):>10.2f}{p99(done.downtimes):>7.2f}"

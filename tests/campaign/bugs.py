@@ -8,15 +8,21 @@ from unittest import mock
 
 import common.lxd.transport
 import workers.runner
-from common.domain import itinerary, job
+from common.domain import itinerary
+from common.domain.instance import Instance
 from common.domain.itinerary import COLD, FORWARD, WARM, Itinerary
 from common.domain.job import Job, Outcome, State
 from common.domain.plan import Retire
+from common.domain.retention import Kept
+from common.domain.volume import AttachedVolume, Volume
+from common.lxd.migration import generation_body
 from common.lxd.transport import Reply, Transport
 from common.store.jobs import Claim, JobStore
 from tests.campaign.line import changed
+from workers.steps import generations, volumes
 from workers.steps.cleanup import retire_source
 from workers.steps.context import Context
+from workers.steps.marks import mark
 from workers.steps.registry import STEPS
 
 
@@ -61,9 +67,8 @@ def source_deleted_before_verify() -> Iterator[None]:
         return ended if isinstance(ended, Outcome) else Outcome.completed()
 
     with ExitStack() as stack:
-        for module in (itinerary, job):
-            stack.enter_context(mock.patch.dict(module.ITINERARIES, early))
-            stack.enter_context(mock.patch.dict(module.FORWARD, forward))
+        for table, changed_ways in ((itinerary.ITINERARIES, early), (itinerary.FORWARD, forward)):
+            stack.enter_context(mock.patch.dict(table, changed_ways))
         stack.enter_context(mock.patch.object(workers.runner, "STEPS", {**STEPS, "retire_source": unseen}))
         yield
 
@@ -123,6 +128,53 @@ def lease_not_renewed() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def volumes_not_sent() -> Iterator[None]:
+    """A volume counts as complete as soon as it is there."""
+    with mock.patch.object(volumes, "_is_last_word", return_value=True):
+        yield
+
+
+@contextmanager
+def old_volume_overwritten() -> Iterator[None]:
+    """A refresh is made in the place of the volume that is there, as LXD does it, and not beside it."""
+    there = mock.Mock(side_effect=lambda _ctx, volume: volume.target_name)
+
+    def taken_over(ctx: Context, volume: AttachedVolume) -> Volume | None:
+        found = volumes.on_target(ctx, volume)
+        if found is not None and found.marks.get("job") != ctx.job.id:
+            volumes.patch(ctx, ctx.target, found, lambda _: {mark("job"): ctx.job.id, mark("state"): "receiving"})
+            return volumes.on_target(ctx, volume)
+        return found
+
+    with (
+        mock.patch.object(volumes, "name_there", there),
+        mock.patch.object(volumes, "_ours_on_target", taken_over),
+    ):
+        yield
+
+
+@contextmanager
+def backup_of_what_moves() -> Iterator[None]:
+    """A generation is made of the staging copy as it is, and not of the run's snapshot in it."""
+
+    def of_staging(name: str, *, of: Instance, **more: Any) -> dict[str, Any]:
+        return {
+            **generation_body(name, of=of, **more),
+            "source": {"type": "copy", "source": of.name, "project": of.project},
+        }
+
+    with mock.patch.object(generations, "generation_body", of_staging):
+        yield
+
+
+@contextmanager
+def backups_pruned_without_mercy() -> Iterator[None]:
+    """A run removes every generation but its own, whatever the policy keeps."""
+    with mock.patch.object(generations, "retain", lambda moments, *_: Kept(keep={}, remove=tuple(moments))):
+        yield
+
+
 BUGS: tuple[Callable[[], AbstractContextManager[None]], ...] = (
     no_fence_check,
     checkpoint_before_effect,
@@ -130,4 +182,8 @@ BUGS: tuple[Callable[[], AbstractContextManager[None]], ...] = (
     outbox_not_atomic,
     post_is_retried,
     lease_not_renewed,
+    volumes_not_sent,
+    old_volume_overwritten,
+    backup_of_what_moves,
+    backups_pruned_without_mercy,
 )

@@ -4,13 +4,17 @@ It knows no step and no guard state of herder's record; from the jobs it takes o
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from common.domain.generation import is_backup_snapshot
+from tests.campaign.shelves import check_volumes
 from tests.simulator import Entry, Fleet
 from tests.simulator.model import Instance
+from tests.simulator.server import Server
 
 GUARD = "herder-guard"
 MARK = "user.herder."
+BACKUP_STATE = "user.herder-backup-state"
 COPY_OF = "user.herder-copy-of"
 _TRANSIENT = ("volatile.", MARK)
 
@@ -26,6 +30,8 @@ class Before:
     config: Mapping[str, str]
     profiles: tuple[str, ...]
     snapshots: Mapping[str, str]
+    volumes: Mapping[str, str]
+    copy: "Before | None" = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,7 @@ class Ending:
     target: str
     keeps_source: bool
     is_copy: bool = False
+    is_backup: bool = False
     back: bool = False
     why: str = ""
     hint: str = ""
@@ -62,20 +69,32 @@ class _Life:
 
 
 def before(fleet: Fleet) -> dict[str, Before]:
-    """Every instance, by name."""
-    return {
-        each.name: Before(
-            name=each.name,
-            server=server.name,
-            ran=each.is_alive,
-            token=each.data.token if each.data else "",
-            config=_own(each.config),
-            profiles=tuple(each.profiles),
-            snapshots={s.name: s.data.token for s in each.snapshots.values() if s.data},
-        )
+    """Every instance, by name, with the copy of it that is there already."""
+    all_of_them = [
+        (server, each)
         for server in fleet.servers.values()
         for each in server.instances.values()
+        if BACKUP_STATE not in each.config
+    ]
+    copies = {each.name: _before(server, each) for server, each in all_of_them if COPY_OF in each.config}
+    return {
+        each.name: replace(_before(server, each), copy=copies.get(each.name))
+        for server, each in all_of_them
+        if COPY_OF not in each.config
     }
+
+
+def _before(server: Server, each: Instance) -> Before:
+    return Before(
+        name=each.name,
+        server=server.name,
+        ran=each.is_alive,
+        token=each.data.token if each.data else "",
+        config=_own(each.config),
+        profiles=tuple(each.profiles),
+        snapshots={s.name: s.data.token for s in each.snapshots.values() if s.data},
+        volumes={v.name: v.data.token for v in server.volumes_of(each) if v.data},
+    )
 
 
 def check(fleet: Fleet, were: Mapping[str, Before], endings: Iterable[Ending]) -> list[str]:
@@ -88,9 +107,10 @@ def check(fleet: Fleet, were: Mapping[str, Before], endings: Iterable[Ending]) -
     found += _check_copies_history(history, copies)
     for was in were.values():
         ending = known.get(was.name)
-        if ending is not None and ending.is_copy:
+        if ending is not None and ending.is_copy and not ending.is_backup:
             found += _check_copy(fleet, was, ending)
         found += _check_end(fleet, was, ending)
+        found += check_volumes(fleet, was, ending)
     return found + _check_leftovers(fleet, were, known)
 
 
@@ -125,6 +145,8 @@ def _check_copies_history(history: Iterable[Entry], copies: set[tuple[str, str]]
 def _check_copy(fleet: Fleet, was: Before, ending: Ending) -> list[str]:
     """Done, it is there, whole, free and stopped; cancelled, nothing of it is."""
     copy = fleet.servers[ending.target].instances.get(("default", was.name))
+    if was.copy is not None:
+        return _check_refreshed(fleet, was, was.copy, ending, copy)
     if copy is None:
         return [f"the copy of {was.name} is not there"] if ending.state == "done" else []
     told = _told(fleet, ending.target, copy)
@@ -141,6 +163,24 @@ def _check_copy(fleet: Fleet, was: Before, ending: Ending) -> list[str]:
     snapshots = {s.name: s.data.token if s.data else "phantom" for s in copy.snapshots.values()}
     if snapshots != was.snapshots:
         found.append(f"the copy of {was.name} has snapshots {snapshots}, not {was.snapshots}")
+    return found
+
+
+def _check_refreshed(fleet: Fleet, was: Before, old: Before, ending: Ending, copy: Instance | None) -> list[str]:
+    """Done, it has the source's data and snapshots, cancelled its old ones, and its own config in any case."""
+    if ending.state == "parked":
+        return []
+    if copy is None or copy.data is None or copy.is_alive:
+        return [f"the refreshed copy of {was.name} is {_told(fleet, ending.target, copy) if copy else 'not there'}"]
+    config = {key: value for key, value in _own(copy.config).items() if not key.startswith("user.herder-")}
+    wanted = {key: value for key, value in old.config.items() if not key.startswith("user.herder-")}
+    found = [] if config == wanted else [f"the refreshed copy of {was.name} has config {config}, not {wanted}"]
+    found += [] if COPY_OF in copy.config else [f"the refreshed copy of {was.name} does not tell whose it is"]
+    snapshots = {s.name: s.data.token if s.data else "phantom" for s in copy.snapshots.values()}
+    is_old = copy.data.token == old.token and snapshots == old.snapshots
+    is_new = copy.data.token != old.token and not copy.data.torn.startswith("+") and snapshots == was.snapshots
+    if not {"done": is_new, "cancelled": is_old}.get(ending.state, is_old or is_new):
+        found.append(f"the {ending.state} refresh of {was.name} has {copy.data.token} with {snapshots}")
     return found
 
 
@@ -225,14 +265,18 @@ def _check_leftovers(fleet: Fleet, were: Mapping[str, Before], endings: Mapping[
             found += [f"profile {n} is left on {server.name}" for _, n in server.profiles if n.startswith("herder-")]
         for (_, name), instance in server.instances.items():
             place = f"{server.name}:{name}"
+            if BACKUP_STATE in instance.config and "-wreck-" not in name:
+                continue
             if name not in were:
-                if place not in wrecks and not (forgets and f"-wreck-{instance.config.get(MARK + 'job')}" in name):
-                    found.append(f"{place} is left over")
+                is_told = place in wrecks or (forgets and f"-wreck-{instance.config.get(MARK + 'job')}" in name)
+                is_kept = name.partition("-kept-")[0] in parked
+                found += [] if is_told or is_kept else [f"{place} is left over"]
                 continue
             if name in parked:
                 continue
             ending = endings.get(name)
-            found += [f"snapshot {n} is left on {place}" for n in instance.snapshots if n.startswith("herder-")]
+            ours = [n for n in instance.snapshots if n.startswith("herder-") and not is_backup_snapshot(n)]
+            found += [f"snapshot {n} is left on {place}" for n in ours]
             found += [f"profile {n} is left in {place}" for n in instance.profiles if n.startswith("herder-")]
             if not _is_guarded(fleet, server.name, instance):
                 marks = sorted(key for key in instance.config if key.startswith(MARK))

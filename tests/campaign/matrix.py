@@ -16,22 +16,41 @@ from unittest import mock
 import redis
 
 import workers.runner
-from common.domain.itinerary import FORWARD, Itinerary
+from common.domain.itinerary import (
+    FORWARD,
+    GIVE_BACK_VOLUME,
+    ITINERARIES,
+    UNDO_BACKUP,
+    UNDO_VOLUME,
+    VOLUME_WAYS,
+    WITH_ARCHIVE,
+    WITH_VOLUMES,
+    WITHIN_CLUSTER,
+    Itinerary,
+)
 from common.domain.job import Job, State
 from common.domain.plan import AfterGrace, Limits, Method, Mode, Retire
 from tests.builders import a_job
 from tests.campaign.checker import check
 from tests.campaign.line import scripts_in_virtual_time
 from tests.campaign.outages import Copy
-from tests.campaign.scenario import Machine, Scenario, Server
+from tests.campaign.scenario import Box, Machine, Scenario, Server
+from tests.campaign.shelves import boxes_before, check_boxes
 from tests.campaign.trial import Person, build, story
+from tests.campaign.vault import check_backups
 from tests.campaign.worker import Worker
 from tests.campaign.world import Restless, World, virtual_waits
 from tests.simulator import Guest
 from workers.steps.registry import STEPS
 
+#: The simulator has no clusters and no backups: workers that need them are killed on real servers.
+PLAYED = tuple(each for each in ITINERARIES.values() if each not in (*WITHIN_CLUSTER.values(), *WITH_ARCHIVE))
 #: Where a job that is on its way forward is turned back: its source is stopped and guarded, its copy is not complete.
 _TURNED_AT = "final_pass"
+_VOLUME_TURNED_AT = "send_volume"
+_WAYS_OF_VOLUMES = (*VOLUME_WAYS.values(), GIVE_BACK_VOLUME, UNDO_VOLUME)
+#: The same of a backup: its staging copy has arrived, and its generation is not made.
+_BACKUP_TURNED_AT = "make_generation"
 _LEASE_IS_OVER = 16.0
 _JOB = "p1-1"
 
@@ -79,7 +98,9 @@ class _Run:
     """One job on its way along one itinerary; its worker dies at the point of this number, or never.
 
     With ``back_to`` Redis dies too, and comes back as it was at that point; then somebody ``cancels``. A worker that
-    ``stalls`` does not die, but gets no further for longer than a lease, while another one is woken.
+    ``stalls`` does not die, but gets no further for longer than a lease, while another one is woken. At the point
+    of the number ``asks_at`` a person cancels; one that is ``forgotten`` is carried out, and then Redis comes back as
+    it was at that point.
     """
 
     def __init__(
@@ -92,6 +113,8 @@ class _Run:
         back_to: int | None = None,
         cancels: bool = False,
         stalls: bool = False,
+        asks_at: int | None = None,
+        is_forgotten: bool = False,
         mode: Mode = Mode.AUTO,
     ) -> None:
         self.world = World(pool, 1, switches=0.0)
@@ -99,17 +122,21 @@ class _Run:
         self.step = ""
         self.points: list[Point] = []
         self._dies_at, self._back_to, self._cancels = dies_at, back_to, cancels
-        self._stalls = stalls
+        self._stalls, self._asks_at, self._is_forgotten = stalls, asks_at, is_forgotten
         self._kept: Copy | None = None
-        self._is_on_it = itinerary in FORWARD.values()
+        self._is_on_it = itinerary in (*FORWARD.values(), *WITH_VOLUMES.values())
         self._scenario = _scenario(itinerary, retire, mode)
         self._person = Person(self.world)
+        self._subject = self._scenario.boxes[0].place if self._scenario.boxes else self._scenario.machines[0].name
 
     def play(self) -> list[str]:
         """What is wrong at the end."""
         world = self.world
-        were = build(world, self._scenario)
-        self._person.submit("p1", self._scenario.machines[0], self._scenario)
+        were, boxes = build(world, self._scenario), boxes_before(world.fleet, self._scenario.boxes)
+        for machine in self._scenario.machines:
+            self._person.submit("p1", machine, self._scenario)
+        for box in self._scenario.boxes:
+            self._person.submit_box("p1", box, self._scenario)
         world.hire("w1")
         world.at_points.append(self._at_point)
         try:
@@ -118,7 +145,10 @@ class _Run:
             return [str(restless)]
         world.settle(60)
         endings = self._person.endings()
-        found = check(world.fleet, were, endings) + world.protests
+        found = check(world.fleet, were, endings) + check_boxes(world.fleet, boxes, endings) + world.protests
+        for machine in self._scenario.machines:
+            if machine.nights:
+                found += check_backups(world.fleet, machine, self._person.states(machine), forgets=False)
         return found + [f"{e.instance} is parked: {e.why}" for e in endings if e.state == "parked"]
 
     def _go(self) -> None:
@@ -126,6 +156,10 @@ class _Run:
             self._lead()
         self._is_on_it = True
         self.world.run_until_rest()
+        if self._is_forgotten:
+            assert self._kept is not None
+            self.world.roll_back(self._kept, away=2.0)
+            self.world.run_until_rest()
 
     def _lead(self) -> None:
         """Bring the job to where the itinerary begins, and turn it."""
@@ -133,7 +167,7 @@ class _Run:
         if probe.is_committed:
             self.world.run_until_rest()
         else:
-            self._run_to(_TURNED_AT)
+            self._run_to(self._turned_at)
         claim = self.world.store.claim(_JOB, "person", ended_too=True)
         assert claim
         first = self.itinerary.steps[0].name
@@ -142,6 +176,12 @@ class _Run:
             undo_then="resume", finished_at=None, evidence={} if probe.is_committed else claim.job.evidence,
         )  # fmt: skip
         self.world.store.commit(claim, replace(turned, state=State.RUNNING))
+
+    @property
+    def _turned_at(self) -> str:
+        if self._scenario.boxes:
+            return _VOLUME_TURNED_AT
+        return _BACKUP_TURNED_AT if self.itinerary is UNDO_BACKUP else _TURNED_AT
 
     def _run_to(self, step: str) -> None:
         """Its worker dies when it has begun the pass that this step makes, and nobody is there until the lease ends."""
@@ -158,6 +198,10 @@ class _Run:
             return
         number = len(self.points)
         self.points.append(Point(number, self.step, what))
+        if number == self._asks_at:
+            self.world.later(0.0, lambda: self._person.ask("cancel", self._subject))
+            if self._is_forgotten:
+                self._kept = Copy(redis.Redis(connection_pool=self.world.pool))
         if number == self._back_to:
             self._kept = Copy(redis.Redis(connection_pool=self.world.pool))
         if number == self._dies_at and self._stalls:
@@ -171,7 +215,7 @@ class _Run:
             if self._kept is not None:
                 self.world.roll_back(self._kept, away=2.0)
                 if self._cancels:
-                    self.world.later(0.5, lambda: self._person.ask("cancel", "c1"))
+                    self.world.later(0.5, lambda: self._person.ask("cancel", self._subject))
 
 
 def points(
@@ -216,6 +260,25 @@ def stalls(pool: redis.ConnectionPool, itinerary: Itinerary, point: Point) -> li
             return [f"{point}: {violation}" for violation in run.play()]
 
 
+def cancels(pool: redis.ConnectionPool, itinerary: Itinerary, point: Point, *, dies: bool) -> tuple[list[str], State]:
+    """What is wrong after a person cancelled at this point, where the worker ``dies`` or not; and how the job ended."""
+    with scripts_in_virtual_time():
+        run = _Run(pool, itinerary, point.number if dies else None, Retire.STOP, asks_at=point.number)
+        with _staged(run):
+            violations = run.play()
+            (job,) = run.world.jobs()
+    return [f"{point}, dies: {dies}: {violation}" for violation in violations], job.state
+
+
+def forgets(pool: redis.ConnectionPool, itinerary: Itinerary, point: Point) -> list[str]:
+    """What is wrong after a cancel at this point was carried out and then forgotten, with the story if anything is."""
+    with scripts_in_virtual_time():
+        run = _Run(pool, itinerary, None, Retire.STOP, asks_at=point.number, is_forgotten=True)
+        with _staged(run):
+            violations = run.play()
+    return [f"{point}: {violation}" for violation in violations] + (story(run.world) if violations else [])
+
+
 def rollbacks(known: list[Point]) -> Iterator[tuple[Point, Point]]:
     """``(dies at, back to)``: every effect that has no checkpoint yet, with every checkpoint before it."""
     for last in known:
@@ -233,13 +296,21 @@ def _staged(run: _Run) -> Iterator[None]:
 
 
 def _scenario(itinerary: Itinerary, retire: Retire, mode: Mode) -> Scenario:
-    methods = {way.name: method for method, way in FORWARD.items()}
+    # Of two methods that go the same way, such as cold and stateful, the first one is played.
+    ways = [pair for ways in (FORWARD, WITH_VOLUMES) for pair in ways.items()]
+    methods = {way.name: method for method, way in reversed(ways)} | {UNDO_BACKUP.name: Method.BACKUP}
+    servers = (Server("s1", "btrfs", 60e6), Server("s2", "btrfs", 60e6))
+    if itinerary in _WAYS_OF_VOLUMES:
+        method = methods.get(itinerary.name, Method.VOLUME_REFRESH)
+        box = Box(name="box1", source="s1", target="s2", mib=20, method=method, retire=retire, mode=mode)
+        return Scenario(1, servers, (), (timedelta(0),), Limits(), boxes=(box,))
+    method = methods.get(itinerary.name, Method.WARM)
+    is_backup = method is Method.BACKUP
     machine = Machine(
         name="c1", source="s1", target="s2", runs=True, mib=20, guest=Guest(writes_per_second=5.0), snapshots=1,
-        autostart="true", method=methods.get(itinerary.name, Method.WARM), retire=retire,
-        after_grace=AfterGrace.FORCE, mode=mode,
+        autostart="true", method=method, retire=retire, after_grace=AfterGrace.FORCE, mode=mode,
+        volumes=int(itinerary not in FORWARD.values() and not is_backup), nights=int(is_backup), keeps=int(is_backup),
     )  # fmt: skip
-    servers = (Server("s1", "btrfs", 60e6), Server("s2", "btrfs", 60e6))
     return Scenario(1, servers, (machine,), (timedelta(0),), Limits())
 
 

@@ -2,9 +2,11 @@
 
 import random
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
+from common.domain.generation import BackupOrder, origin
 from common.domain.plan import AfterGrace, Limits, Method, Mode, Policy, Retire
+from common.domain.retention import Retention
 from tests.simulator import Guest
 
 SERVERS = ("s1", "s2", "s3")
@@ -33,10 +35,24 @@ class Machine:
     retire: Retire
     after_grace: AfterGrace
     mode: Mode = Mode.AUTO
+    rate: int = 0
+    volumes: int = 0
+    nights: int = 0  # runs of a backup, ``gap`` seconds apart
+    gap: float = 0.0
+    keeps: int = 0  # generations that its policy keeps on the target; 0: all
 
     @property
     def is_copied(self) -> bool:
-        return self.method is Method.COPY
+        return self.method in (Method.COPY, Method.REFRESH, Method.BACKUP)
+
+    @property
+    def origin(self) -> str:
+        return origin(self.source, "default", self.name)
+
+    def order(self, night: int) -> BackupOrder:
+        """Of the run of a night; night -1 was before the trial began."""
+        at = datetime(2025, 6, 1, tzinfo=UTC) + timedelta(days=night)
+        return BackupOrder(policy="nightly", at=at, keep_on_target=Retention(last=self.keeps))
 
     @property
     def policy(self) -> Policy:
@@ -46,13 +62,31 @@ class Machine:
             after_grace=self.after_grace,
             retire=self.retire,
             mode=self.mode,
+            rate=self.rate,
             stall=timedelta(seconds=60),
         )
 
 
 @dataclass(frozen=True)
+class Box:
+    """A custom volume that goes by itself. What it refreshes is on the target already."""
+
+    name: str
+    source: str
+    target: str
+    mib: int
+    method: Method
+    retire: Retire = Retire.STOP
+    mode: Mode = Mode.AUTO
+
+    @property
+    def place(self) -> str:
+        return f"default/{self.name}"
+
+
+@dataclass(frozen=True)
 class Wish:
-    """What a person asks for: ``cancel``, ``pause`` or ``undo`` of a machine's job, so many seconds on."""
+    """What a person asks for: ``cancel``, ``pause`` or ``undo`` of the job of a machine or box, so many seconds on."""
 
     kind: str
     machine: str
@@ -90,6 +124,7 @@ class Scenario:
     wishes: tuple[Wish, ...] = ()
     strikes: tuple[Strike, ...] = field(default=())
     walls: tuple[tuple[str, str], ...] = ()
+    boxes: tuple[Box, ...] = ()
 
 
 #: Kinds that the simulator knows how to do to one request.
@@ -148,7 +183,35 @@ def draw(seed: int) -> Scenario:
     )
     limits = Limits(per_source=dice.randint(1, 3), per_target=dice.randint(1, 3), cutovers=dice.randint(1, 4))
     walls, machines = _roads(random.Random(f"roads of {seed}"), machines)
-    return Scenario(seed, servers, machines, workers, limits, wishes, strikes, walls)
+    shelves = random.Random(f"volumes of {seed}")
+    # A refresh leaves the volumes of the copy as they are.
+    drawn = [0 if each.method is Method.REFRESH else shelves.choice([0, 0, 1, 2]) for each in machines]
+    machines = tuple(replace(each, volumes=count) for each, count in zip(machines, drawn, strict=True))
+    nights = random.Random(f"backups of {seed}")
+    machines = tuple(_backed_up(nights, each) if nights.random() < 0.25 else each for each in machines)
+    boxes, of_boxes = _boxes(random.Random(f"boxes of {seed}"), names, walls)
+    return Scenario(seed, servers, machines, workers, limits, (*wishes, *of_boxes), strikes, walls, boxes)
+
+
+def _boxes(
+    dice: random.Random, servers: tuple[str, ...], walls: tuple[tuple[str, str], ...]
+) -> tuple[tuple[Box, ...], tuple[Wish, ...]]:
+    """From dice of their own, and what people ask for about them."""
+    boxes, wishes = [], []
+    for number in range(dice.choice([0, 1, 1, 2])):
+        source, target = dice.sample(servers, 2)
+        box = Box(
+            name=f"box{number + 1}",
+            source=source,
+            target=target,
+            mib=dice.choice([1, 20, 60, 200]),
+            method=dice.choice([Method.VOLUME_MOVE, Method.VOLUME_COPY, Method.VOLUME_REFRESH]),
+            retire=dice.choice([Retire.STOP, Retire.DELETE]),
+        )
+        boxes.append(replace(box, mode=dice.choice(_open_modes(box, set(walls)))))
+        if dice.random() < 0.3:
+            wishes.append(Wish(dice.choice(["cancel", "cancel", "pause"]), box.place, dice.uniform(0.2, 20)))
+    return tuple(boxes), tuple(wishes)
 
 
 def _roads(
@@ -157,22 +220,34 @@ def _roads(
     """Walls that leave every machine a way, and in which mode each moves; from dice of their own."""
     walls: set[tuple[str, str]] = set()
     for machine in machines:
-        if dice.random() < 0.2 and (machine.source, machine.target) not in walls:
+        if dice.random() < 0.2:
             walls.add((machine.target, machine.source))
     return tuple(sorted(walls)), tuple(replace(each, mode=dice.choice(_open_modes(each, walls))) for each in machines)
 
 
-def _open_modes(machine: Machine, walls: set[tuple[str, str]]) -> list[Mode]:
+def _backed_up(dice: random.Random, machine: Machine) -> Machine:
+    return replace(
+        machine,
+        method=Method.BACKUP,
+        volumes=0,
+        autostart="",
+        nights=dice.choice([1, 2, 2, 3]),
+        gap=dice.choice([0.5, 5.0, 20.0]),
+        keeps=dice.choice([0, 0, 1, 2]),
+    )
+
+
+def _open_modes(machine: Machine | Box, walls: set[tuple[str, str]]) -> list[Mode]:
     pulls = [] if (machine.target, machine.source) in walls else [Mode.PULL]
     pushes = [] if (machine.source, machine.target) in walls else [Mode.PUSH]
-    return [Mode.AUTO, *pulls, *pushes]
+    return [Mode.AUTO, Mode.RELAY, *pulls, *pushes]
 
 
 def _machine(dice: random.Random, name: str, servers: tuple[str, ...]) -> Machine:
     source, target = dice.sample(servers, 2)
     runs = dice.random() < 0.8
-    method = dice.choice([None, None, Method.WARM, Method.COLD, Method.COPY])
-    is_copied = method is Method.COPY
+    method = dice.choice([None, None, Method.WARM, Method.COLD, Method.COPY, Method.REFRESH])
+    is_copied = method in (Method.COPY, Method.REFRESH)
     guest = Guest(
         writes_per_second=dice.choice([0.0, 2.0, 20.0]),
         stops_in=dice.choice([0.13, 0.13, 0.6, 2.5, None]),

@@ -14,6 +14,7 @@ from tests.campaign.checker import check
 from tests.campaign.line import scripts_in_virtual_time
 from tests.campaign.scenario import Machine, Scenario, Server
 from tests.campaign.trial import Person, build, story
+from tests.campaign.worker import Worker
 from tests.campaign.world import World, virtual_waits
 from tests.simulator import MIB, Fault, Guest, Kind
 
@@ -24,6 +25,8 @@ MACHINE = Machine(
 )  # fmt: skip
 SERVERS = (Server("s1", "btrfs", 20e6), Server("s2", "btrfs", 20e6))
 PULL, PUSH = "pull: s2 dials s1 at https://s1.sim:8443", "push: s1 dials s2 at https://s2.sim:8443"
+RELAY = "relay: a worker dials s1 and s2"
+BOTH_WALLS = (("s1", "s2"), ("s2", "s1"))
 
 
 def moved(
@@ -61,6 +64,8 @@ def moved(
         pytest.param(Mode.PUSH, ("s2", "s1"), PUSH, [], id="push, the target reaches nobody"),
         pytest.param(Mode.AUTO, ("s2", "s1"), PUSH, [PULL], id="auto, the target reaches nobody"),
         pytest.param(Mode.AUTO, ("s1", "s2"), PULL, [], id="auto, the source reaches nobody"),
+        pytest.param(Mode.RELAY, None, RELAY, [], id="relay"),
+        pytest.param(Mode.RELAY, ("s2", "s1"), RELAY, [], id="relay, the target reaches nobody"),
     ],
 )
 def test_a_move_goes_the_first_way_that_is_open_and_stays_on_it(  # noqa: PLR0917 - a table
@@ -77,7 +82,6 @@ def test_a_move_goes_the_first_way_that_is_open_and_stays_on_it(  # noqa: PLR091
     [
         pytest.param(Mode.PULL, [("s2", "s1")], PULL, id="pull"),
         pytest.param(Mode.PUSH, [("s1", "s2")], PUSH, id="push"),
-        pytest.param(Mode.AUTO, [("s1", "s2"), ("s2", "s1")], PUSH, id="auto"),
     ],
 )
 def test_a_move_without_an_open_way_waits_for_a_person_and_leaves_all_as_it_was(
@@ -152,3 +156,67 @@ def test_a_push_that_stands_still_is_named_and_ends_well_when_it_goes_on(pool: r
 
     job, _ = moved(pool, replace(MACHINE, mode=Mode.PUSH), meanwhile=stands_still)
     assert (job.state, job.total_attempts) == (State.DONE, 0)
+
+
+@pytest.mark.parametrize("mode", [Mode.AUTO, Mode.RELAY])
+def test_a_move_with_a_limit_is_relayed_with_it(pool: redis.ConnectionPool, mode: Mode) -> None:
+    """All its passes; no direct way is tried, for no server caps one."""
+    workers: list[Worker] = []
+    machine = replace(MACHINE, mode=mode, rate=10**6)
+    job, _ = moved(pool, machine, meanwhile=lambda world, _: workers.extend(world.workers))
+    assert (job.state, job.facts["way"], job.total_attempts) == (State.DONE, RELAY, 0)
+    assert [limit for worker in workers for limit in worker.limits] == [10**6] * len(job.passes)
+
+
+@pytest.mark.parametrize("mode", [Mode.AUTO, Mode.RELAY])
+def test_servers_that_reach_each_other_no_way_are_relayed_between(pool: redis.ConnectionPool, mode: Mode) -> None:
+    """With auto after a try of each direct way, and the job tells which were closed."""
+    job, _ = moved(pool, replace(MACHINE, mode=mode), *BOTH_WALLS)
+    closed = [PULL, PUSH] if mode is Mode.AUTO else []
+    assert (job.state, job.facts["way"], job.facts.get("closed_ways", [])) == (State.DONE, RELAY, closed)
+
+
+@pytest.mark.parametrize("server", ["s1", "s2"])
+def test_a_daemon_killed_in_a_relay_costs_a_pass_and_not_the_move(pool: redis.ConnectionPool, server: str) -> None:
+    def dies(world: World, _: Person) -> None:
+        world.fleet.inject(Fault(kind=Kind.KILL, server=server, at_bytes=MIB, seconds=0.5))
+
+    job, _ = moved(pool, replace(MACHINE, mode=Mode.RELAY), meanwhile=dies)
+    assert (job.state, job.facts["way"]) == (State.DONE, RELAY)
+
+
+def _in_a_relay(world: World) -> None:
+    while not world.fleet.servers["s2"].transfers:
+        assert world._turn()
+    assert world.jobs()[0].blocked_on == "full pass 0 from s1 to s2 by relay"
+
+
+def test_a_worker_killed_in_a_relay_costs_a_pass_and_not_the_move(pool: redis.ConnectionPool) -> None:
+    def dies(world: World, _: Person) -> None:
+        _in_a_relay(world)
+        world.kill(world.workers[0], back_in=1.0)
+
+    job, _ = moved(pool, replace(MACHINE, mode=Mode.RELAY), meanwhile=dies)
+    assert (job.state, job.total_attempts, job.facts["way"]) == (State.DONE, 1, RELAY)
+
+
+def test_a_relay_of_a_worker_that_hangs_is_cancelled_by_another_one(pool: redis.ConnectionPool) -> None:
+    """It stands still until that sees it; then its own worker has nothing to go on with when it wakes up."""
+
+    def hangs(world: World, _: Person) -> None:
+        _in_a_relay(world)
+        world.hire("w2")
+        world.workers[0].freeze(300)
+
+    job, _ = moved(pool, replace(MACHINE, mode=Mode.RELAY), meanwhile=hangs)
+    assert (job.state, job.total_attempts) == (State.DONE, 2)  # the one that cancelled, the one that saw it fail
+
+
+def test_a_cancelled_relay_ends_and_nothing_shows_of_it(pool: redis.ConnectionPool) -> None:
+    def cancels(world: World, person: Person) -> None:
+        _in_a_relay(world)
+        person.ask("cancel", "c1")
+
+    job, world = moved(pool, replace(MACHINE, mode=Mode.RELAY), meanwhile=cancels)
+    assert job.state is State.CANCELLED
+    assert ("default", "c1") not in world.fleet.servers["s2"].instances

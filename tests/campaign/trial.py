@@ -12,22 +12,26 @@ from unittest import mock
 import redis
 
 from common.config import Settings
+from common.domain.errors import HerderError, PreflightRefused
 from common.domain.fleet import Fleet as Seen
 from common.domain.itinerary import BRING_BACK
 from common.domain.job import Job, State
-from common.domain.plan import Request, Retire, Selection
+from common.domain.plan import Method, Overrides, Policy, Request, Retire, Selection
 from common.lxd.client import LxdClient
 from common.lxd.survey import survey
 from producer import control, recover
 from producer.planner import make_plan
 from producer.submit import submit
+from producer.volumes import plan_volumes
 from tests.campaign import mishaps
-from tests.campaign.checker import Before, Ending, before, check
+from tests.campaign.checker import COPY_OF, Before, Ending, before, check
 from tests.campaign.line import scripts_in_virtual_time
-from tests.campaign.scenario import Machine, Scenario
+from tests.campaign.scenario import Box, Machine, Scenario
+from tests.campaign.shelves import boxes_before, check_boxes
+from tests.campaign.vault import back_up_earlier, check_backups
 from tests.campaign.world import Restless, World, virtual_waits
 from tests.simulator import MIB
-from tests.simulator.model import Data, Snapshot
+from tests.simulator.model import Data, Instance, Snapshot
 
 #: After so many seconds nothing more goes wrong.
 FAULTS_LAST = 60.0
@@ -76,10 +80,14 @@ def run(scenario: Scenario, pool: redis.ConnectionPool) -> Result:
 
 
 def _play(world: World, scenario: Scenario, result: Result) -> None:
-    were = build(world, scenario)
+    were, boxes = build(world, scenario), boxes_before(world.fleet, scenario.boxes)
     person = Person(world)
     for number, machine in enumerate(scenario.machines, 1):
         person.submit(f"p{number}", machine, scenario)
+        for night in range(1, machine.nights):
+            person.submit_later(machine.gap * night, f"p{number}n{night}", machine, scenario, night)
+    for number, box in enumerate(scenario.boxes, 1):
+        person.submit_box(f"b{number}", box, scenario)
     for number, skew in enumerate(scenario.workers, 1):
         world.hire(f"w{number}", skew)
     mishaps.arrange(world, scenario, person.recover)
@@ -96,25 +104,47 @@ def _play(world: World, scenario: Scenario, result: Result) -> None:
     world.settle(_AFTERMATH)
     endings = person.endings()
     result.states = Counter(ending.state or "unknown" for ending in endings)
-    result.violations += check(world.fleet, were, endings) + world.protests
+    result.violations += check(world.fleet, were, endings) + check_boxes(world.fleet, boxes, endings) + world.protests
+    for machine in scenario.machines:
+        if machine.method is Method.BACKUP:
+            result.violations += check_backups(world.fleet, machine, person.states(machine), forgets=person.forgets)
     result.violations += [f"{e.instance} stays parked: {e.why}" for e in endings if e.state == "parked"]
 
 
 def build(world: World, scenario: Scenario) -> dict[str, Before]:
-    """The servers with their instances."""
+    """The servers with their instances and their volumes."""
     for each in scenario.servers:
         world.fleet.add(each.name, driver=each.driver, bandwidth=each.bandwidth)
     world.fleet.walls.update(scenario.walls)
     for machine in scenario.machines:
         _launch(world, machine)
+    for box in scenario.boxes:
+        _shelve(world, box)
     world.clock.advance(0.5)
     return before(world.fleet)
 
 
+def _shelve(world: World, box: Box) -> None:
+    world.fleet.add_volume(box.source, box.name, size=box.mib * MIB).config["user.tier"] = "1"
+    if box.method is Method.VOLUME_REFRESH:
+        old = world.fleet.add_volume(box.target, box.name, size=box.mib * MIB)
+        old.config["user.own"] = "1"
+        old.snapshots["gone"] = old.snapshots.pop("first")
+
+
 def _launch(world: World, machine: Machine) -> None:
     config = {"boot.autostart": machine.autostart} if machine.autostart else {}
+    volumes = [f"{machine.name}-{number}" for number in range(machine.volumes)]
+    for name in volumes:
+        world.fleet.add_volume(machine.source, name, size=machine.mib * MIB // 2, guest=machine.guest)
     made = world.fleet.launch(
-        machine.source, machine.name, size=machine.mib * MIB, guest=machine.guest, config=config, runs=machine.runs
+        machine.source,
+        machine.name,
+        size=machine.mib * MIB,
+        guest=machine.guest,
+        config=config,
+        devices={v: {"type": "disk", "pool": "default", "source": v, "path": f"/{v}"} for v in volumes},
+        runs=machine.runs,
     )
     for number in range(machine.snapshots):
         data = made.data
@@ -122,6 +152,24 @@ def _launch(world: World, machine: Machine) -> None:
         old = Data(data.generation, -10 * (machine.snapshots - number), data.size)
         name = f"snap{number}"
         made.snapshots[name] = Snapshot(name, world.now() - 1000 + number, dict(made.config), {}, old)
+    if machine.method is Method.REFRESH:
+        _copy_earlier(world, machine, made)
+    if machine.method is Method.BACKUP:
+        back_up_earlier(world.fleet, machine, made)
+
+
+def _copy_earlier(world: World, machine: Machine, source: Instance) -> None:
+    """An older copy, which has the first snapshot of its source, and one that its source has no more."""
+    config = {COPY_OF: source.config["volatile.uuid"], "user.own": "1", "boot.autostart": "false"}
+    made = world.fleet.launch(machine.target, machine.name, size=machine.mib * MIB, config=config, runs=False)
+    data = source.data
+    assert data
+    made.data, made.guest = Data(data.generation, -100, data.size), source.guest
+    first = next(iter(source.snapshots.values()), None)
+    if first is not None:
+        made_at = world.fleet.clock.whole_second(first.created_at)
+        made.snapshots[first.name] = replace(first, created_at=made_at, received=True)
+    made.snapshots["gone"] = Snapshot("gone", world.now() - 2000, dict(made.config), {}, made.data)
 
 
 class Person:
@@ -133,7 +181,20 @@ class Person:
         self._forgotten: dict[str, Ending] = {}
         world.remember = self.remember
 
-    def submit(self, plan_id: str, machine: Machine, scenario: Scenario) -> None:
+    def submit_later(self, seconds: float, plan_id: str, machine: Machine, scenario: Scenario, night: int) -> None:
+        """The run of a later night; one that cannot be planned is tried again as long as things go wrong."""
+
+        def try_it() -> None:
+            try:
+                self.submit(plan_id, machine, scenario, night)
+            except (redis.RedisError, HerderError) as error:
+                self._world.tell(f"{plan_id} waits: {error}")
+                if self._world.now() < FAULTS_LAST:
+                    self._world.later(5.0, try_it)
+
+        self._world.later(seconds, try_it)
+
+    def submit(self, plan_id: str, machine: Machine, scenario: Scenario, night: int = 0) -> None:
         """Plan the move of one machine and have it begin."""
         request = Request(
             name=plan_id,
@@ -141,11 +202,14 @@ class Person:
             targets=(machine.target,),
             policy=machine.policy,
             limits=scenario.limits,
+            overrides=Overrides(profiles=()) if machine.nights else Overrides(),
+            backup=machine.order(night) if machine.nights else None,
         )
         names = (machine.source, machine.target)
         seen = {name: survey(self._world.client_of(name), projects=("default",)) for name in names}
         plan = make_plan(request, Seen(seen_at=self._world.clock.moment(), servers=seen), plan_id=plan_id)
-        assert plan.moves, plan.refusals
+        if not plan.moves:
+            raise PreflightRefused(str(plan.refusals))
         self._forgotten[machine.name] = Ending(
             instance=machine.name,
             state="forgotten",
@@ -153,11 +217,35 @@ class Person:
             target=machine.target,
             keeps_source=machine.retire is Retire.STOP,
             is_copy=machine.is_copied,
+            is_backup=machine.nights > 0,
+        )
+        submit(plan, self._world.store)
+
+    def submit_box(self, plan_id: str, box: Box, scenario: Scenario) -> None:
+        """Plan what becomes of one volume and have it begin."""
+        request = Request(
+            name=plan_id,
+            select=Selection(source=box.source, instances=(box.place,)),
+            targets=(box.target,),
+            policy=Policy(method=box.method, retire=box.retire, mode=box.mode),
+            limits=scenario.limits,
+        )
+        names = (box.source, box.target)
+        seen = {name: survey(self._world.client_of(name), projects=("default",)) for name in names}
+        plan = plan_volumes(request, Seen(seen_at=self._world.clock.moment(), servers=seen), plan_id=plan_id)
+        assert plan.moves, plan.refusals
+        self._forgotten[box.place] = Ending(
+            instance=box.place,
+            state="forgotten",
+            source=box.source,
+            target=box.target,
+            keeps_source=box.retire is Retire.STOP,
+            is_copy=box.method.is_copy,
         )
         submit(plan, self._world.store)
 
     def ask(self, kind: str, machine: str) -> None:
-        """Cancel, pause or undo the job of a machine, if it can be."""
+        """Cancel, pause or undo the job of a machine or a box, if it can be."""
         for job in self._jobs().values():
             if job.move.instance != machine or (kind == "undo" and job.move.policy.retire is Retire.DELETE):
                 continue
@@ -256,10 +344,24 @@ class Person:
         """Note how jobs have ended, before Redis forgets it."""
         self._ended |= {job.id: job for job in self._jobs().values() if job.state in (State.DONE, State.CANCELLED)}
 
+    @property
+    def forgets(self) -> bool:
+        """Whether Redis has lost what jobs were there, and how they ended."""
+        return self._world.outages.has_lost
+
+    def states(self, machine: Machine) -> dict[str, str]:
+        """How the backups of a machine ended, by the name of their generation."""
+        jobs = {**self._ended, **self._jobs()}.values()
+        return {job.move.generation: job.state.value for job in jobs if job.move.instance == machine.name}
+
     def endings(self) -> list[Ending]:
         """How each job ended, the last one of each instance."""
         known = {**self._ended, **self._jobs()}
         found = {job.move.instance: _ending(job) for job in known.values()}
+        for job in known.values():  # each night of a backup may have set wrecks aside
+            ending = found[job.move.instance]
+            told = {*ending.wrecks, *job.facts.get("wrecks", ())}
+            found[job.move.instance] = replace(ending, wrecks=tuple(sorted(told)))
         if self._world.outages.has_lost:
             found = {**self._forgotten, **found}
             found = {name: replace(each, may_forget_wrecks=True) for name, each in found.items()}
@@ -274,6 +376,7 @@ def _ending(job: Job) -> Ending:
         target=job.move.target,
         keeps_source=job.move.policy.retire is Retire.STOP,
         is_copy=job.move.is_copy,
+        is_backup=job.move.backup is not None,
         back=job.itinerary == BRING_BACK.name,
         why=job.error.message if job.error else "",
         hint=job.error.hint if job.error else "",

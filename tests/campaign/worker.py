@@ -8,11 +8,14 @@ import redis
 
 from common.domain.errors import FenceLost
 from common.lxd.client import LxdClient
+from common.lxd.migration import Offer
 from common.store.jobs import LEASE, JobStore
 from common.store.operations import OperationStore
 from tests.campaign.baton import Task
 from tests.campaign.door import doors
 from tests.campaign.line import Line
+from tests.simulator import Wire
+from tests.simulator.relay import relay
 from workers.listener import Listener
 from workers.prober import Prober
 from workers.runner import Runner
@@ -34,6 +37,8 @@ class Worker:
         self.was_frozen_at = float("-inf")
         self.tasks: list[Task] = []
         self.aside: list[Task] = []
+        self.relays: list[Wire] = []
+        self.limits: list[int] = []
         self._world = world
         line = Line(world, self)
         jobs = JobStore(line, world.keys)
@@ -43,6 +48,7 @@ class Worker:
             operations=OperationStore(line, world.keys, jobs),
             client_of=self.ask,
             now=lambda: world.fleet.clock.moment() + skew,
+            carry=self.carry,
         )
         steady = Line(world, self, is_steady=True)
         self.keeper = JobStore(steady, world.keys)
@@ -53,6 +59,16 @@ class Worker:
     def ask(self, remote: str) -> LxdClient:
         """Its client of a server, as long as the remotes are what they are."""
         return self.client_of(remote)
+
+    def carry(self, source: LxdClient, offer: Offer, target: LxdClient, awaited: Offer, limit: int) -> None:
+        """Relay as long as it lives, as fast as it goes."""
+        self.limits.append(limit)
+        self.relays.append(relay(self._world.fleet, source, offer, target, awaited))
+
+    def hang_up(self) -> None:
+        """What it relayed breaks."""
+        for wire in self.relays:
+            wire.cut()
 
     @property
     def is_frozen(self) -> bool:
@@ -107,6 +123,14 @@ class Worker:
         """SIGSTOP, and SIGCONT later."""
         self.frozen_until = self._world.now() + seconds
         self.was_frozen_at = self._world.now()
+        for wire in self.relays:
+            wire.release(hold_after=-1)
+        self._world.fleet.clock.call_in(seconds, self._thaw)
+
+    def _thaw(self) -> None:
+        if not self.is_frozen:
+            for wire in self.relays:
+                wire.release()
 
     def forget_servers(self) -> None:
         """Started again with the remotes as they are now."""

@@ -191,6 +191,7 @@ class World:
 
     def _clear_the_dead(self) -> None:
         for worker in [each for each in self.workers if not each.is_alive]:
+            worker.hang_up()
             for task in worker.every_task():
                 task.kill()
                 self._current = None

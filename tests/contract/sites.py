@@ -1,6 +1,7 @@
 """A server as the contract sees it, real or simulated: herder's own client, and the ways to prepare and to hurt it."""
 
 import hashlib
+import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -9,15 +10,17 @@ from pathlib import Path
 from typing import Protocol
 
 from common.domain.instance import Devices
+from common.lxd import relay
 from common.lxd.client import LxdClient
 from common.lxd.connect import connect
-from common.lxd.migration import Offer, Transfer, receive_body
+from common.lxd.migration import Offer, Transfer, receive_body, volume_receive_body
 from common.lxd.remotes import Remote, Remotes
 from tests.lab.pulls import MIB, Pull, done
 from tests.lab.pulls import Site as LabSite
 from tests.lab.wire import Wire as LabWire
 from tests.simulator import Fleet, Server, Wire, daemon
 from tests.simulator.adapter import client_of
+from tests.simulator.relay import relay as simulated_relay
 from tests.simulator.served import Served
 
 
@@ -55,6 +58,12 @@ class Site(Protocol):
     def content(self, name: str) -> str:
         """What is in its file system, in one word: equal for equal data."""
 
+    def fill(self, volume: str, *, mib: int = 4) -> None:
+        """Put that much new data into a custom volume."""
+
+    def content_of_volume(self, volume: str) -> str:
+        """As ``content``."""
+
     def kill(self) -> None: ...
     def start(self) -> None: ...
     def wire(self, *, hold_after: int | None = None, push: bool = False) -> AbstractContextManager[AnyWire]:
@@ -65,6 +74,9 @@ class Site(Protocol):
 
     def wait_until(self, condition: Callable[[], bool], seconds: float = 30) -> None:
         """Let time pass until it holds; AssertionError if it does not."""
+
+    def carry(self, source: LxdClient, offer: Offer, target: LxdClient, awaited: Offer, limit: int) -> None:
+        """Relay from here; a simulated server sends no bytes that herder's own relay could carry."""
 
     def clean(self) -> None: ...
 
@@ -77,6 +89,9 @@ class Simulated:
     server: Server
     client: LxdClient
     stranger_of: Callable[[], LxdClient]
+
+    def carry(self, source: LxdClient, offer: Offer, target: LxdClient, awaited: Offer, limit: int) -> None:
+        simulated_relay(self.fleet, source, offer, target, awaited, limit=limit)
 
     @property
     def driver(self) -> str:
@@ -109,6 +124,15 @@ class Simulated:
         assert data
         return data.token
 
+    def fill(self, volume: str, *, mib: int = 4) -> None:
+        with self.fleet.clock.lock:
+            self.server.volume("default", "default", volume).write(grow=mib * MIB)
+
+    def content_of_volume(self, volume: str) -> str:
+        with self.fleet.clock.lock:
+            data = self.server.volume("default", "default", volume).data
+        return data.token if data else "nothing"
+
     def kill(self) -> None:
         self.fleet.kill(self.server.name)
 
@@ -133,6 +157,7 @@ class Simulated:
         with self.fleet.clock.lock:
             daemon.start(self.server)
             self.server.instances.clear()
+            self.server.pools["default"].volumes.clear()
             for key in [key for key in self.server.profiles if key[1] != "default"]:
                 del self.server.profiles[key]
 
@@ -143,6 +168,9 @@ class Real:
 
     site: LabSite
     lxc_conf: Path
+
+    def carry(self, source: LxdClient, offer: Offer, target: LxdClient, awaited: Offer, limit: int) -> None:
+        relay.carry(source, offer, target, awaited, limit)
 
     @property
     def client(self) -> LxdClient:
@@ -171,6 +199,16 @@ class Real:
     def content(self, name: str) -> str:
         return hashlib.md5((self.site.root_of(name) / "root/data").read_bytes(), usedforsecurity=False).hexdigest()
 
+    def fill(self, volume: str, *, mib: int = 4) -> None:
+        self._data_of(volume).write_bytes(os.urandom(mib * MIB))
+
+    def content_of_volume(self, volume: str) -> str:
+        data = self._data_of(volume)
+        return hashlib.md5(data.read_bytes(), usedforsecurity=False).hexdigest() if data.exists() else "nothing"
+
+    def _data_of(self, volume: str) -> Path:
+        return self.site.server.lxd_dir / f"storage-pools/default/custom/default_{volume}/data"
+
     def kill(self) -> None:
         self.site.server.kill()
 
@@ -192,6 +230,8 @@ class Real:
 
     def clean(self) -> None:
         self.site.clean()
+        for volume in self.client.volumes():
+            self.client.delete_volume(volume)
         for profile in self.client.profiles():
             if profile.name != "default":
                 self.client.delete_profile(profile.name)
@@ -277,3 +317,49 @@ def begin_push(
     awaited = await_push(source, target, name, config=config, refresh=refresh)
     to = Transfer(offer=awaited, address=wire.address if wire else target.address, certificate=target.certificate)
     return Pull(source.client, target.client, source.client.push(name, to), awaited.operation)
+
+
+def begin_relay(
+    source: Site,
+    target: Site,
+    name: str,
+    *,
+    config: Mapping[str, str] | None = None,
+    refresh: bool = False,
+    limit: int = 0,
+) -> Pull:
+    """Begin to relay an instance under its own name, at most so many bytes per second."""
+    awaited = await_push(source, target, name, config=config, refresh=refresh)
+    offer = source.client.offer(name)
+    source.carry(source.client, offer, target.client, awaited, limit)
+    return Pull(source.client, target.client, offer.operation, awaited.operation)
+
+
+def begin_volume(
+    source: Site,
+    target: Site,
+    volume: str,
+    *,
+    mode: str = "pull",
+    wire: AnyWire | None = None,
+    config: Mapping[str, str] | None = None,
+    refresh: bool = False,
+    name: str = "",
+) -> Pull:
+    """Begin to send a custom volume, under its own name unless it gets another one."""
+    seen = source.client.volume("default", volume)
+    if mode == "pull":
+        offer = source.client.offer_volume("default", volume)
+        address = wire.address if wire else source.address
+        transfer = Transfer(address=address, certificate=source.certificate, offer=offer, refresh=refresh)
+        body = volume_receive_body(seen, config=config or {}, name=name, source=transfer)
+        return Pull(source.client, target.client, offer.operation, target.client.receive_volume("default", body))
+    body = volume_receive_body(seen, config=config or {}, name=name, source=Transfer(refresh=refresh))
+    awaited = target.client.await_volume("default", body)
+    if mode == "push":
+        address = wire.address if wire else target.address
+        to = Transfer(offer=awaited, address=address, certificate=target.certificate)
+        return Pull(source.client, target.client, source.client.push_volume("default", volume, to), awaited.operation)
+    offer = source.client.offer_volume("default", volume)
+    source.carry(source.client, offer, target.client, awaited, 0)
+    return Pull(source.client, target.client, offer.operation, awaited.operation)

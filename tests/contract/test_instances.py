@@ -4,6 +4,7 @@ import pytest
 
 from common.domain.errors import NotFound, NotTrusted, PreconditionFailed, ServerBusy, ServerRefused
 from common.lxd.events import Event, events
+from common.lxd.migration import clone_body, generation_body
 from tests.contract.sites import Site
 from tests.lab.pulls import done, finished
 
@@ -210,3 +211,58 @@ def test_events_tell_of_operations_and_of_what_they_did(s1: Site) -> None:
     assert actions == ["instance-created", "instance-started"]
     ended = {event.operation.description for event in seen if event.operation and event.operation.succeeded}
     assert "Creating instance" in ended
+
+
+def test_a_stopped_instance_is_cloned_on_its_server_and_the_clone_can_take_its_place(s1: Site) -> None:
+    """With its files, its snapshots of the same moment, and what is said of its config, volatile keys too."""
+    s1.launch(NAME, config={"user.a": "1", "user.b": "1"})
+    s1.write(NAME)
+    done(s1.client, s1.client.force_stop(NAME))
+    done(s1.client, s1.client.create_snapshot(NAME, "monday"))
+    original = s1.client.instance(NAME)
+    told = {"user.b": "2", "volatile.uuid": NOBODY}
+    ended = finished(s1.client, s1.client.receive(clone_body(original, name="kept", config=told)))
+    assert (ended.description, ended.succeeded) == ("Creating instance", True)
+    assert "kept" in ended.instances
+    clone = s1.client.instance("kept")
+    assert {key: clone.config[key] for key in ("user.a", "user.b", "volatile.uuid")} == {"user.a": "1", **told}
+    assert (clone.status, clone.root_pool, clone.addresses != original.addresses) == ("Stopped", "default", True)
+    assert s1.content("kept") == s1.content(NAME)
+    assert s1.client.snapshots("kept") == s1.client.snapshots(NAME)
+    again = finished(s1.client, s1.client.receive(clone_body(original, name="kept", config={})))
+    assert 'This "instances" entry already exists' in again.error
+    assert s1.client.instance("kept").config["volatile.uuid"] == NOBODY
+    done(s1.client, s1.client.delete(NAME))
+    done(s1.client, s1.client.rename("kept", NAME))
+    assert s1.client.instance(NAME).config["volatile.uuid"] == NOBODY
+    assert [each.name for each in s1.client.snapshots(NAME)] == ["monday"]
+    done(s1.client, s1.client.start(NAME))
+
+
+def test_an_instance_is_made_of_a_snapshot_on_its_server_with_whatever_is_not_masked(s1: Site) -> None:
+    """It has the snapshot's files, config and devices; a mask keeps a device away, and no snapshot comes along."""
+    s1.launch(NAME, config={"user.a": "1", "user.b": "1"})
+    s1.write(NAME)
+    wanted = s1.content(NAME)
+    done(s1.client, s1.client.create_snapshot(NAME, "monday"))
+    s1.write(NAME)
+    was = s1.client.snapshotted(NAME, "monday")
+    assert (was.config["user.a"], was.config["volatile.uuid"]) == (
+        "1",
+        s1.client.instance(NAME).config["volatile.uuid"],
+    )
+    root = {"type": "disk", "path": "/", "pool": "default"}
+    body = generation_body(
+        "made",
+        of=s1.client.instance(NAME),
+        snapshot="monday",
+        config={"user.b": "2"},
+        devices={"root": root, "eth0": {"type": "none"}},
+    )
+    done(s1.client, s1.client.receive(body))
+    made = s1.client.instance("made")
+    assert (made.status, made.profiles, made.addresses) == ("Stopped", (), {})
+    assert (made.config["user.a"], made.config["user.b"], made.config["volatile.apply_template"]) == ("1", "2", "copy")
+    assert made.own_devices == {"root": root, "eth0": {"type": "none"}}
+    assert (s1.client.snapshots("made"), s1.client.has_files("made")) == ((), True)
+    assert s1.content("made") == wanted != s1.content(NAME)

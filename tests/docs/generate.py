@@ -26,7 +26,7 @@ from common.domain.errors import FenceLost, HerderError, InputError, PermanentEr
 from common.store import keys
 from producer.cli import exits
 from producer.cli.main import app
-from tests.docs.pages import DOCS
+from tests.docs.pages import DOCS, with_region
 
 Row = tuple[str, str, str]
 #: Defaults that depend on the machine.
@@ -66,10 +66,10 @@ def _command(name: str, callback: Callable[..., Any]) -> str:
     declared = [_argument(p, kind, info) for p, kind, info in annotated if isinstance(info, ArgumentInfo)]
     declared += [_option(p, kind, info) for p, kind, info in annotated if isinstance(info, OptionInfo)]
     text = f"## `{name}`\n\n{inspect.getdoc(callback)}"
-    return f"{text}\n\n{_table('argument or option | default | meaning', declared)}" if declared else text
+    return f"{text}\n\n{table('argument or option | default | meaning', declared)}" if declared else text
 
 
-def _table(heading: str, rows: Iterable[Sequence[str]]) -> str:
+def table(heading: str, rows: Iterable[Sequence[str]]) -> str:
     """A table of Markdown; a bar inside a cell would end it."""
     lines = [f"| {heading} |", f"|{'---|' * (heading.count('|') + 1)}"]
     lines += [" | ".join(["", *(cell.replace("|", r"\|") for cell in row), ""]).strip() for row in rows]
@@ -122,7 +122,7 @@ def _sentence(text: str | None, kind: Any) -> str:
 def exit_status() -> str:
     """What the exit status of every command means."""
     found = re.findall(r"(\d+): ([^.]+)\.", " ".join(exits.EXIT_STATUS.split()))
-    return _table("status | meaning", [(f"`{code}`", meaning) for code, meaning in found])
+    return table("status | meaning", [(f"`{code}`", meaning) for code, meaning in found])
 
 
 def settings() -> str:
@@ -131,7 +131,7 @@ def settings() -> str:
         (f"`{name}`", f"`HERDER_{name.upper()}`", _default_of_setting(name, field), field.description or "")
         for name, field in Settings.model_fields.items()
     ]
-    return _table("setting | variable | default | meaning", rows)
+    return table("setting | variable | default | meaning", rows)
 
 
 def _default_of_setting(name: str, field: FieldInfo) -> str:
@@ -143,7 +143,7 @@ def _default_of_setting(name: str, field: FieldInfo) -> str:
 def errors() -> str:
     """Every error code, who acts next, and the exit status of a command that ends with it."""
     rows = [(f"`{kind.code}`", _who_acts(kind), _meaning(kind), kind.default_hint) for kind in error_classes()]
-    return _table("code | who acts next | meaning | what helps", [*rows, *_OTHER_ERRORS])
+    return table("code | who acts next | meaning | what helps", [*rows, *_OTHER_ERRORS])
 
 
 def _meaning(kind: type[HerderError]) -> str:
@@ -186,7 +186,7 @@ def redis_keys() -> str:
             rows.append(list(begun.groups()))
         elif rows and line.startswith("    "):
             rows[-1][2] += f" {line.strip()}"
-    return _table("key | type | holds", [(f"`{key}`", kind, holds.replace("``", "`")) for key, kind, holds in rows])
+    return table("key | type | holds", [(f"`{key}`", kind, holds.replace("``", "`")) for key, kind, holds in rows])
 
 
 REGIONS: dict[Path, dict[str, Callable[[], str]]] = {
@@ -201,11 +201,7 @@ def filled(page: Path) -> str:
     """The page as it should be."""
     text = page.read_text()
     for name, make in REGIONS[page].items():
-        begin, end = f"<!-- begin: {name} -->", f"<!-- end: {name} -->"
-        before, found, rest = text.partition(begin)
-        assert found, f"{page} has no region {name}"
-        assert end in rest, f"{page}: region {name} does not end"
-        text = f"{before}{begin}\n\n{make()}\n\n{end}{rest.partition(end)[2]}"
+        text = with_region(text, name, make())
     return text
 
 

@@ -83,3 +83,12 @@ def first_cells(page: Path, heading: str) -> list[str]:
     assert begun, f"{page.name} has no heading {heading!r}"
     section = re.split(r"^#+ ", text[begun.end() :], maxsplit=1, flags=re.MULTILINE)[0]
     return re.findall(r"^\| `([^`]+)`", section, re.MULTILINE)
+
+
+def with_region(text: str, name: str, content: str) -> str:
+    """A page's text with other content between its `<!-- begin: NAME -->` and `<!-- end: NAME -->`."""
+    begin, end = f"<!-- begin: {name} -->", f"<!-- end: {name} -->"
+    before, found, rest = text.partition(begin)
+    assert found, f"there is no region {name}"
+    assert end in rest, f"region {name} does not end"
+    return f"{before}{begin}\n\n{content}\n\n{end}{rest.partition(end)[2]}"

@@ -19,18 +19,20 @@ DOCKERFILE = (ROOT / "Dockerfile").read_text()
 
 def test_the_services_are_those_that_the_how_to_names() -> None:
     """`workers` and `redis` come up by themselves; the one-shot `herder` only when it is asked for."""
-    assert set(SERVICES) == {"redis", "workers", "herder"}
+    assert set(SERVICES) == {"redis", "workers", "scheduler", "herder"}
     assert SERVICES["herder"]["profiles"] == ["cli"]
+    assert SERVICES["scheduler"]["profiles"] == ["backup"]
     assert "profiles" not in SERVICES["workers"]
 
 
-def test_the_workers_run_a_command_of_herder_and_are_started_again() -> None:
+@pytest.mark.parametrize("name", ["workers", "scheduler"])
+def test_what_runs_all_the_time_is_a_command_of_herder_and_is_started_again(name: str) -> None:
     """Exit status 75 of a worker asks for it."""
-    assert complaint(shlex.split(SERVICES["workers"]["command"])) == ""
-    assert SERVICES["workers"]["restart"] == "always"
+    assert complaint(shlex.split(SERVICES[name]["command"])) == ""
+    assert SERVICES[name]["restart"] == "always"
 
 
-@pytest.mark.parametrize("name", ["workers", "herder"])
+@pytest.mark.parametrize("name", ["workers", "scheduler", "herder"])
 def test_every_variable_is_a_setting(name: str) -> None:
     """Both sides use the same Redis, and the server list that is mounted, read-only."""
     service = SERVICES[name]

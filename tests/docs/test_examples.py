@@ -8,6 +8,7 @@ import yaml
 from common.config import Settings, load_settings
 from common.domain.errors import PlanFileError
 from producer.planfile import read_plan, read_request
+from producer.policyfile import read_policies
 from tests.docs.pages import ROOT, Block, all_blocks
 from tests.simulator.served import Served
 
@@ -20,7 +21,8 @@ def _top_level(block: Block) -> set[str]:
 REQUESTS = [block for block in all_blocks("yaml") if "select" in _top_level(block)]
 PLANS = [block for block in all_blocks("yaml") if "moves" in _top_level(block)]
 FLEETS = [block for block in all_blocks("yaml") if "servers" in _top_level(block)]
-OTHERS = [block for block in all_blocks("yaml") if not _top_level(block) & {"select", "moves", "servers"}]
+POLICIES = [block for block in all_blocks("yaml") if "policies" in _top_level(block)]
+OTHERS = [block for block in all_blocks("yaml") if not _top_level(block) & {"select", "moves", "servers", "policies"}]
 
 
 @pytest.mark.parametrize("block", REQUESTS, ids=str)
@@ -29,6 +31,14 @@ def test_a_request_file_is_understood(block: Block, tmp_path: Path) -> None:
     file = tmp_path / "request.yaml"
     file.write_text(block.text)
     assert read_request(file).targets
+
+
+@pytest.mark.parametrize("block", POLICIES, ids=str)
+def test_a_policy_file_is_understood(block: Block, tmp_path: Path) -> None:
+    """By the reader that `herder scheduler FILE` uses."""
+    file = tmp_path / "policies.yaml"
+    file.write_text(block.text)
+    assert read_policies(file)
 
 
 @pytest.mark.parametrize("block", PLANS, ids=str)

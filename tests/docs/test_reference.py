@@ -7,18 +7,18 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import pytest
 from pydantic import BaseModel
 
 from common.config import Settings
-from common.domain import eligibility
+from common.domain import eligibility, machine
 from common.domain.itinerary import ITINERARIES
 from common.domain.job import JobError, State
 from common.domain.plan import Finding, Move, Plan, Refusal
 from common.store.keys import Keys
-from producer import placement, planfile
+from producer import placement, planfile, policyfile
 from producer.cli import exits
 from producer.report import JobReport, RefusalReport, Report, SetAsideReport, Totals
 from tests.docs import generate
@@ -61,7 +61,8 @@ def _refusal_codes() -> set[str]:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in {"_refuse", "Finding"}
     ]
     given = [call.args[0] if call.args else next(k.value for k in call.keywords if k.arg == "code") for call in calls]
-    return {str(value.value) for value in given if isinstance(value, ast.Constant)}
+    of_machines = {criterion.code for criterion in machine.CRITERIA}
+    return {str(value.value) for value in given if isinstance(value, ast.Constant)} | of_machines
 
 
 def test_every_refusal_is_in_the_table() -> None:
@@ -95,7 +96,8 @@ def _keys_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, field in model.model_fields.items():
         nested = [kind for kind in (field.annotation, *get_args(field.annotation)) if _is_model(kind)]
         if nested:
-            yield from _keys_of(nested[0], f"{prefix}{name}.")
+            by_instance = "INSTANCE." if get_origin(field.annotation) is dict else ""
+            yield from _keys_of(nested[0], f"{prefix}{name}.{by_instance}")
         else:
             yield f"{prefix}{name}"
 
@@ -107,6 +109,11 @@ def _is_model(kind: Any) -> bool:
 def test_every_key_of_a_request_file_is_in_the_table() -> None:
     """In the order in which the code declares them."""
     assert first_cells(REFERENCE / "plan-file.md", "Keys of a request") == list(_keys_of(planfile._RequestFile))
+
+
+def test_every_key_of_a_policy_file_is_in_the_table() -> None:
+    keys = [key.removeprefix("policies.") for key in _keys_of(policyfile._PolicyFile)]
+    assert first_cells(REFERENCE / "policy-file.md", "Keys of a policy") == keys
 
 
 @pytest.mark.parametrize(
@@ -150,9 +157,13 @@ def test_every_step_is_explained() -> None:
     """In the order of the itineraries."""
     steps = list(dict.fromkeys(step.name for itinerary in ITINERARIES.values() for step in itinerary.steps))
     page = EXPLANATION / "how-a-move-survives.md"
-    told = [
+    told = first_cells(EXPLANATION / "how-a-backup-survives.md", "Steps")
+    told += [
         step
-        for heading in ("Preflight", "Transfer", "Cutover", "Cleanup", "The way back")
+        for heading in (
+            *("Preflight", "Transfer", "Cutover", "Cleanup"),
+            *("The refresh of a copy", "A volume by itself", "The way back"),
+        )
         for step in first_cells(page, heading)
     ]
     assert sorted(told) == sorted(steps)
@@ -175,7 +186,7 @@ def test_the_change_log_knows_this_version() -> None:
 def test_every_variable_that_is_named_exists() -> None:
     """A variable that nothing reads is ignored without a word."""
     known = {f"HERDER_{name.upper()}" for name in Settings.model_fields}
-    known |= {"HERDER_CONFIG", "HERDER_LAB", "HERDER_LAB_PORT"}
+    known |= {"HERDER_CONFIG", "HERDER_LAB", "HERDER_LAB_PORT", "HERDER_LAB_PRODUCT"}
     named = {name for page in pages() for name in re.findall(r"HERDER_[A-Z_]*[A-Z]", page.read_text())}
     assert named - known == set()
 

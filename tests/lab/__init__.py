@@ -5,12 +5,13 @@
 """
 
 from tests.lab.errors import LabError, LabUnavailableError, RefusedError
-from tests.lab.lab import CLUSTER, INCUS_SERVERS, SERVERS, STANDALONE, Lab
+from tests.lab.lab import CLUSTER, INCUS_SERVERS, MACHINE_SERVERS, SERVERS, STANDALONE, Lab
 from tests.lab.server import LabServer
 
 __all__ = [
     "CLUSTER",
     "INCUS_SERVERS",
+    "MACHINE_SERVERS",
     "SERVERS",
     "STANDALONE",
     "Lab",

@@ -17,6 +17,8 @@ from tests.lab.host import Process
 from tests.lab.product import LXD, Product
 
 READY_SECONDS = 60
+# For transfers, and for virtual machines, which run on without their daemon.
+STARTED_BY_DAEMONS = ("rsync", "btrfs", "tar", "unsquashfs", "qemu-system-x86_64", "virtiofsd")
 # A daemon asks images.linuxcontainers.org for news when it starts. The lab stays on this machine: that request is
 # sent to a port where nobody listens. Go's HTTP client and LXD's own never use a proxy for loopback addresses.
 NO_OUTSIDE = {
@@ -142,9 +144,9 @@ class Daemon:
         return process.command == self.product.command and self._is_ours(process)
 
     def _is_ours(self, process: Process) -> bool:
-        """The daemon or a program that it started for a transfer; not a shell that somebody opened in our folder."""
+        """The daemon or a program that it started for it; not a shell that somebody opened in our folder."""
         return (
-            process.program in {self.product.program, "rsync", "btrfs", "tar", "unsquashfs"}
+            process.program in {self.product.program, *STARTED_BY_DAEMONS}
             and process.environment.get(self.product.dir_variable) == str(self.folder)
             and not self._is_monitor(process)
         )

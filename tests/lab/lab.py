@@ -1,22 +1,24 @@
 """The lab as a whole: which servers it has, how it comes up, what it is, how it goes away.
 
 Everything lives below one root directory: `$HERDER_LAB`, or else `/var/tmp/herder-lab-` and 8 hex digits of the
-SHA-256 of the checkout's path. It is not inside the checkout because the path of a unix socket is limited, to 107
-characters. Below the root:
+SHA-256 of the checkout's path, with `-incus` for a lab of Incus. It is not inside the checkout because the path of a
+unix socket is limited, to 107 characters. Below the root:
 
     herder-lab                      marks the directory as a lab: `down` removes no other
-    lab.json                        the servers and their ports
+    lab.json                        the servers and their ports, and whose they are
     NAME/ NAME.log NAME.process     one daemon: its LXD_DIR, its log, our note of its process
     NAME.ready                      the server is furnished; without it, `up` makes it anew
     images/                         the tarballs of `image.py`
     lxc-conf/                       configuration of the real `lxc` client: one remote for each, trusted by all
     incus-conf/                     that of the `incus` client, which is used through the unix sockets only
     programs/                       Incus, unpacked
+    stand-ins/                      what virtual machines need and this kernel has not
 
 and beside it ROOT.lock while somebody changes the lab. `s1` and `s2` stand alone with a btrfs pool on a loop file,
 `d1` with a dir pool; `c1`, `c2` and `c3` are one cluster with btrfs pools. `i1` and `i2` are
-servers of Incus with btrfs pools, and come up only when they are named. All listen on 127.0.0.1 only, and the
-guests' network cards are on a bridge that leads nowhere.
+servers of Incus with btrfs pools, `v1` and `v2` servers of LXD that run virtual machines, with btrfs pools; these come
+up only when they are named. A lab that is made with `$HERDER_LAB_PRODUCT=incus` has Incus in all others. All listen on
+127.0.0.1 only, and the guests' network cards are on a bridge that leads nowhere.
 """
 
 import hashlib
@@ -28,10 +30,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.lab import furnish, host, image, packages
+from tests.lab import furnish, host, image, machine_image, packages, stand_ins
 from tests.lab.daemon import Daemon
 from tests.lab.errors import LabError
-from tests.lab.product import INCUS, LXD, PROGRAMS
+from tests.lab.product import INCUS, LXD, LXD_WITH_MACHINES, PRODUCTS, PROGRAMS, STAND_INS, Product
 from tests.lab.server import LabServer
 
 STANDALONE = {"s1": "btrfs", "s2": "btrfs", "d1": "dir"}
@@ -39,7 +41,9 @@ CLUSTER = ("c1", "c2", "c3")
 SERVERS = (*STANDALONE, *CLUSTER)
 #: Servers of Incus, which come up only when they are asked for by name.
 INCUS_SERVERS = {"i1": "btrfs", "i2": "btrfs"}
-ALL = (*SERVERS, *INCUS_SERVERS)
+#: Servers of LXD that run virtual machines, likewise.
+MACHINE_SERVERS = {"v1": "btrfs", "v2": "btrfs"}
+ALL = (*SERVERS, *INCUS_SERVERS, *MACHINE_SERVERS)
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 # Each lab gets its own stretch of ports by its path. All lie below the ports that the kernel gives to outgoing
@@ -57,22 +61,35 @@ class Lab:
     servers: dict[str, LabServer]
 
     @classmethod
-    def up(cls, servers: Iterable[str] = SERVERS, root: Path | None = None, first_port: int | None = None) -> "Lab":
+    def up(
+        cls,
+        servers: Iterable[str] = SERVERS,
+        root: Path | None = None,
+        first_port: int | None = None,
+        *,
+        product: str = "",
+    ) -> "Lab":
         """Bring up at least these servers; what is up already stays. `c1`, `c2` and `c3` come together, as `cluster`.
 
-        `first_port`, or `$HERDER_LAB_PORT`, is where the search for free ports begins. Raises LabUnavailableError if
-        this machine cannot run a lab, LabError if a daemon does not come up.
+        `first_port`, or `$HERDER_LAB_PORT`, is where the search for free ports begins; `product`, or
+        `$HERDER_LAB_PRODUCT`, what a lab has that is made now. Raises LabUnavailableError if this machine cannot run a
+        lab, LabError if a daemon does not come up.
         """
         root = root or default_root()
         if len(str(root)) > LONGEST_ROOT:
             raise LabError(f"{root} is too long for the sockets of a lab: at most {LONGEST_ROOT} characters")
         wanted = _with_whole_clusters(servers)
         packages.ensure()
+        if MACHINE_SERVERS.keys() & set(wanted):
+            packages.ensure(packages.MACHINE_PROGRAMS)
         root.parent.mkdir(parents=True, exist_ok=True)
         with host.locked(_lock(root)):
             _claim(root)
-            if INCUS_SERVERS.keys() & set(wanted):
+            _decide(root, product)
+            if _product(root) is INCUS or INCUS_SERVERS.keys() & set(wanted):
                 packages.unpack_incus(root / PROGRAMS)
+            if MACHINE_SERVERS.keys() & set(wanted):
+                stand_ins.make(root / STAND_INS)
             lab = cls(root, _known(root))
             lab._add(wanted, first_port or int(os.environ.get("HERDER_LAB_PORT", "0")) or _first_port(root))
             lab._bring_up(wanted)
@@ -93,7 +110,8 @@ class Lab:
             return
         _refuse_foreign(self.root)
         with host.locked(_lock(self.root)), ThreadPoolExecutor() as pool:
-            list(pool.map(Daemon.destroy, [_server(self.root, name, 0).daemon for name in ALL]))
+            product = _product(self.root)
+            list(pool.map(Daemon.destroy, [_server(self.root, name, 0, product).daemon for name in ALL]))
             host.remove_bridge(self.bridge)
             # The mark goes last, so that whoever is interrupted here can call `down` again.
             for entry in [*(entry for entry in self.root.iterdir() if entry.name != MARK), self.root]:
@@ -124,30 +142,31 @@ class Lab:
 
     def _add(self, wanted: Iterable[str], first_port: int) -> None:
         """Give every new server a free port and write the whole list down."""
-        port = first_port
+        port, product = first_port, _product(self.root)
         for name in wanted:
             if name not in self.servers:
                 taken = {server.port for server in self.servers.values()}
                 while port in taken or not host.is_free(port):
                     port += 1
-                self.servers[name] = _server(self.root, name, port)
+                self.servers[name] = _server(self.root, name, port, product)
         ports = {name: server.port for name, server in self.servers.items()}
-        half = self.root / "lab.json.half"
-        half.write_text(json.dumps({"ports": ports}, indent=2))
-        half.replace(self.root / "lab.json")
+        _write(self.root, {"product": product.name, "ports": ports})
 
     def _bring_up(self, wanted: Iterable[str]) -> None:
         host.make_bridge(self.bridge)
         tarballs = image.build(self.root / "images")
+        machines = machine_image.build(self.root / "images") if MACHINE_SERVERS.keys() & set(wanted) else {}
         groups: dict[str, list[LabServer]] = {}
         for name in wanted:
             groups.setdefault(self.servers[name].cluster or name, []).append(self.servers[name])
         with ThreadPoolExecutor() as pool:
-            list(pool.map(lambda group: self._bring_up_together(group, tarballs), groups.values()))
+            list(pool.map(lambda group: self._bring_up_together(group, tarballs, machines), groups.values()))
         for group in groups.values():
             furnish.trust(group[0], self.lxc_conf)
 
-    def _bring_up_together(self, group: list[LabServer], tarballs: Mapping[str, Path]) -> None:
+    def _bring_up_together(
+        self, group: list[LabServer], tarballs: Mapping[str, Path], machines: Mapping[str, Path]
+    ) -> None:
         """One standalone server, or all members of a cluster."""
         daemons = [server.daemon for server in group]
         fresh = not all(daemon.ready.exists() for daemon in daemons)
@@ -165,13 +184,14 @@ class Lab:
                 furnish.stand_alone(group[0], self.bridge)
             for daemon in daemons:
                 daemon.ready.touch()
-        furnish.import_images(group[0], tarballs)
+        furnish.import_images(group[0], {**tarballs, **(machines if group[0].product.runs_machines else {})})
 
 
 def default_root() -> Path:
-    """`$HERDER_LAB`, or a directory that is this checkout's own."""
+    """`$HERDER_LAB`, or a directory that is this checkout's own; one of Incus throughout has another."""
     chosen = os.environ.get("HERDER_LAB")
-    return Path(chosen).resolve() if chosen else Path(f"/var/tmp/herder-lab-{_digest(CHECKOUT)}")
+    other = "-incus" if os.environ.get("HERDER_LAB_PRODUCT") == INCUS.name else ""
+    return Path(chosen).resolve() if chosen else Path(f"/var/tmp/herder-lab-{_digest(CHECKOUT)}{other}")
 
 
 def _digest(path: Path) -> str:
@@ -208,15 +228,49 @@ def _with_whole_clusters(names: Iterable[str]) -> list[str]:
 
 
 def _known(root: Path) -> dict[str, LabServer]:
+    ports: dict[str, int] = _written(root).get("ports", {})
+    return {name: _server(root, name, port, _product(root)) for name, port in ports.items()}
+
+
+def _written(root: Path) -> dict[str, Any]:
     file = root / "lab.json"
-    ports: dict[str, int] = json.loads(file.read_text())["ports"] if file.exists() else {}
-    return {name: _server(root, name, port) for name, port in ports.items()}
+    return dict(json.loads(file.read_text())) if file.exists() else {}
 
 
-def _server(root: Path, name: str, port: int) -> LabServer:
-    driver = {**STANDALONE, **INCUS_SERVERS}.get(name, "btrfs")
+def _write(root: Path, facts: Mapping[str, Any]) -> None:
+    half = root / "lab.json.half"
+    half.write_text(json.dumps(facts, indent=2))
+    half.replace(root / "lab.json")
+
+
+def _decide(root: Path, product: str) -> None:
+    """Write down what a lab is that is made now, if its maker says it. Raises LabError if it is another already."""
+    if product and not _written(root):
+        _write(root, {"product": product, "ports": {}})
+    wanted = product or os.environ.get("HERDER_LAB_PRODUCT", "")
+    if wanted and _product(root) is not PRODUCTS.get(wanted):
+        raise LabError(f"{root} is a lab of {_product(root).name}, not of {wanted}; HERDER_LAB names another directory")
+
+
+def _product(root: Path) -> Product:
+    """What the lab's servers are that the names do not say it of; decided when the lab is made."""
+    wanted = os.environ.get("HERDER_LAB_PRODUCT", LXD.name)
+    name = _written(root).get("product", wanted)
+    if name not in PRODUCTS:
+        raise LabError(f"HERDER_LAB_PRODUCT: there is no {name}; {' and '.join(PRODUCTS)} there are")
+    return PRODUCTS[name]
+
+
+def _server(root: Path, name: str, port: int, product: Product) -> LabServer:
+    driver = {**STANDALONE, **INCUS_SERVERS, **MACHINE_SERVERS}.get(name, "btrfs")
     cluster = furnish.REMOTE_OF_CLUSTER if name in CLUSTER else None
-    return LabServer(name, root, port, driver, cluster, INCUS if name in INCUS_SERVERS else LXD)
+    return LabServer(name, root, port, driver, cluster, _product_of(name, product))
+
+
+def _product_of(name: str, product: Product) -> Product:
+    if name in MACHINE_SERVERS:
+        return LXD_WITH_MACHINES
+    return INCUS if name in INCUS_SERVERS else product
 
 
 def _status(server: LabServer) -> dict[str, Any]:

@@ -9,14 +9,15 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from tests.lab import host
 from tests.lab.errors import LabError, LabUnavailableError
 
-# What we look for -> the Debian package that has it. LXD itself calls rsync, setfattr and unsquashfs.
+# What we look for -> the Debian package that has it. LXD itself calls rsync, setfattr, unsquashfs, iptables and
+# dnsmasq.
 PROGRAMS = {
     "lxd": "lxd",
     "lxc": "lxd-client",
@@ -29,16 +30,33 @@ PROGRAMS = {
     "newuidmap": "uidmap",
     "setsid": "util-linux",
     "losetup": "mount",
+    "iptables": "iptables",
+    "dnsmasq": "dnsmasq-base",
 }
+# What an LXD server of the lab needs besides, to run virtual machines, and the lab to make an image of one. LXD moves
+# the second table of partitions with sgdisk when it makes a disk larger. A path is that of a file.
+MACHINE_PROGRAMS = {
+    "qemu-system-x86_64": "qemu-system-x86",
+    "qemu-img": "qemu-utils",
+    "sgdisk": "gdisk",
+    "/usr/share/OVMF/OVMF_CODE.fd": "ovmf",
+    "mformat": "mtools",
+    "objcopy": "binutils",
+    "cpio": "cpio",
+}
+# The guest's kernel, through the package that always depends on the newest one, and what makes it a program of UEFI.
+KERNEL = "linux-image-cloud-amd64"
+STUB = "systemd-boot-efi"
 # Incus is in the backports of Debian 12. What else its packages depend on, LXD's have brought already.
-INCUS = ("incus-base", "incus-client", "libcowsql0", "libraft0")
+INCUS = ("incus-base", "incus-client", "incus-extra", "libcowsql0", "libraft0")
 RELEASE = "bookworm"
 POLICY = Path("/usr/sbin/policy-rc.d")
 ID_FILES = (Path("/etc/subuid"), Path("/etc/subgid"))
+INSTALLING = Path("/var/tmp/herder-lab-packages.lock")
 ID_RANGE = "root:1000000:1000000000"
 
 
-def ensure() -> None:
+def ensure(programs: Mapping[str, str] = PROGRAMS) -> None:
     """Make this machine able to run LXD servers of ours.
 
     Raises LabUnavailableError if that is impossible here, LabError if apt fails.
@@ -47,17 +65,22 @@ def ensure() -> None:
         raise LabUnavailableError(f"The lab needs Linux, this is {sys.platform}.")
     if os.geteuid() != 0:
         raise LabUnavailableError("The lab needs root: LXD mounts file systems and maps user ids.")
-    if absent := missing():
-        install(absent)
-    give_root_ids()
+    with host.locked(INSTALLING):
+        if absent := missing(programs):
+            install(absent, programs)
+        give_root_ids()
 
 
-def missing() -> list[str]:
+def missing(programs: Mapping[str, str] = PROGRAMS) -> list[str]:
     """Names of the packages that must be installed."""
-    absent = [package for program, package in PROGRAMS.items() if not shutil.which(program, path=host.PATH)]
-    if "busybox-static" not in absent and not is_static(busybox()):
+    absent = [package for program, package in programs.items() if not _is_there(program)]
+    if "busybox" in programs and "busybox-static" not in absent and not is_static(busybox()):
         absent.append("busybox-static")
     return absent
+
+
+def _is_there(program: str) -> bool:
+    return Path(program).exists() if program.startswith("/") else bool(shutil.which(program, path=host.PATH))
 
 
 def busybox() -> Path:
@@ -73,7 +96,7 @@ def is_static(program: Path) -> bool:
     return b"/ld-" not in program.read_bytes()[:4096]
 
 
-def install(names: list[str]) -> None:
+def install(names: list[str], programs: Mapping[str, str] = PROGRAMS) -> None:
     """Install packages without starting their services."""
     if not shutil.which("apt-get", path=host.PATH):
         raise LabUnavailableError(f"The lab needs {', '.join(names)}, and there is no apt-get to install them.")
@@ -83,7 +106,7 @@ def install(names: list[str]) -> None:
         except LabError:  # most often no package lists, or lists that are too old
             _apt("update")
             _apt("install", *names)
-    if absent := missing():
+    if absent := missing(programs):
         raise LabUnavailableError(f"The lab needs {', '.join(absent)}, and apt-get did not bring them.")
 
 
@@ -131,6 +154,34 @@ def unpack_incus(folder: Path) -> None:
         host.run("dpkg", "-x", str(package), str(half / "root"))
     (half / "root").rename(folder)
     host.run("rm", "--recursive", str(half))
+
+
+def unpack(names: tuple[str, ...], folder: Path) -> None:
+    """Put the files of packages of this machine's Debian below a folder; nothing is installed."""
+    debs = folder.with_name(f"{folder.name}.debs")
+    for place in (debs, folder):
+        place.mkdir(parents=True, exist_ok=True)
+    try:
+        _download(names, debs)
+    except LabError:  # no package lists, or lists that are too old
+        _apt("update")
+        _download(names, debs)
+    for package in sorted(debs.glob("*.deb")):
+        host.run("dpkg", "-x", str(package), str(folder))
+    host.run("rm", "--recursive", str(debs))
+
+
+def _download(names: tuple[str, ...], folder: Path) -> None:
+    host.run("apt-get", "-qq", "-oAPT::Sandbox::User=root", "download", *names, folder=folder)
+
+
+def newest_kernel() -> str:
+    """The package of the kernel that the newest one of its kind is today. Raises LabUnavailableError."""
+    told = host.run("apt-cache", "depends", KERNEL, check=False)
+    found = [line.split()[1] for line in told.splitlines() if line.strip().startswith("Depends: linux-image-")]
+    if not found:
+        raise LabUnavailableError(f"apt on this machine knows no {KERNEL}, which the lab's virtual machines boot")
+    return found[0]
 
 
 def _mirror() -> str:

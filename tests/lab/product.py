@@ -5,18 +5,23 @@ Incus began as a copy of LXD, and most of what the lab does to the one it does t
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.lab import host
 
 #: Where a lab has the programs that it does not install on the machine.
 PROGRAMS = "programs"
+#: Where it has the stand-ins for what virtual machines need and this kernel has not; see `stand_ins`.
+STAND_INS = "stand-ins"
 
 
 @dataclass(frozen=True)
 class Product:
-    """One product. ``command`` is that of the daemon as the system shows it, ``program`` the file that it runs."""
+    """One product. ``command`` is that of the daemon as the system shows it, ``program`` the file that it runs.
+
+    ``runs_machines`` is a daemon that can run virtual machines, thanks to the lab's stand-ins.
+    """
 
     name: str
     command: str
@@ -26,11 +31,15 @@ class Product:
     conf_variable: str
     init: tuple[str, ...]
     sql: tuple[str, ...]
+    runs_machines: bool = False
 
     def environment(self, folder: Path) -> Mapping[str, str]:
         """For every program of the product that shall use the server in this folder, the daemon itself included."""
         root = folder.parent
         own = {self.dir_variable: str(folder), self.conf_variable: str(root / f"{self.client}-conf")}
+        if self.runs_machines:
+            stand_ins = root / STAND_INS
+            return own | {"PATH": f"{stand_ins}:{host.PATH}", "LXD_EXEC_PATH": str(stand_ins / "lxd-helper")}
         if self is LXD:
             return own
         unpacked = root / PROGRAMS / "usr"
@@ -60,3 +69,5 @@ INCUS = Product(
     init=("incus", "admin", "init", "--preseed"),
     sql=("incus", "admin", "sql", "global"),
 )
+PRODUCTS = {product.name: product for product in (LXD, INCUS)}
+LXD_WITH_MACHINES = replace(LXD, runs_machines=True)

@@ -1,6 +1,7 @@
 """Pulls between servers of the lab through our own client, and waiting for what they begin."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,13 +78,19 @@ class Pull:
     received: str
 
     def ended(self) -> tuple[Operation, Operation]:
-        """How it ended on the source and on the target."""
-        return finished(self.source, self.offered), finished(self.target, self.received)
+        """How it ended on the source and on the target; both are awaited at once, for they are forgotten after 5 s."""
+        with ThreadPoolExecutor() as pool:
+            received = pool.submit(finished, self.target, self.received)
+            return finished(self.source, self.offered), received.result()
 
     def succeed(self) -> None:
-        """Wait for success on both."""
-        source, target = self.ended()
-        assert (source.error, target.error) == ("", "")
+        """Wait for success on both; a member that was busy may tell of one when it has forgotten the other."""
+        with ThreadPoolExecutor() as pool:
+            received = pool.submit(self.target.wait, self.received, timeout_seconds=60)
+            both = self.source.wait(self.offered, timeout_seconds=60), received.result()
+        told = [(each.is_finished, each.error) for each in both if each is not None]
+        assert told, "forgotten before we looked"
+        assert set(told) == {(True, "")}
 
 
 def pull(

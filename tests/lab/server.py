@@ -118,6 +118,6 @@ class LabServer:
         """
         if self.cluster:
             members = [url.rsplit("/", 1)[1] for url in self.query("GET", "/1.0/cluster/members")]
-            debris.clear({member: Daemon(self.root / member) for member in members})
+            debris.clear({member: Daemon(self.root / member, self.product) for member in members})
         else:
             debris.clear({"none": self.daemon})

@@ -6,15 +6,18 @@ Each test is one fact, and its docstring says it. What holds for both products i
 import time
 from collections.abc import Iterator
 from http import HTTPStatus
+from pathlib import Path
 
 import pytest
 
-from common.domain.errors import PreconditionFailed, ServerRefused
+from common.domain.errors import PreconditionFailed, ServerBusy, ServerRefused, ServerUnreachable
 from common.domain.instance import GUARD_DEVICE
+from common.lxd.connect import connect
 from common.lxd.events import events
+from common.lxd.remotes import Remotes
 from tests.lab import Lab
 from tests.lab.host import wait_until
-from tests.lab.pulls import MIB, Site, cleaned, done, finished, pull
+from tests.lab.pulls import MIB, Site, booted, cleaned, done, finished, pull
 from tests.lab.wire import Wire
 
 pytestmark = pytest.mark.lab
@@ -92,6 +95,22 @@ class TestGuard:
             i1.client.replace(instance, config=instance.config, devices=instance.devices)
 
 
+class TestStops:
+    """A guest that does not shut down."""
+
+    def test_an_instance_whose_guest_did_not_shut_down_takes_no_change_before_a_restart(self, i1: Site) -> None:
+        """It runs on, but for Incus it is being stopped until it has stopped, or until the daemon starts again."""
+        i1.server.launch(NAME, image="stubborn")
+        booted(i1.client, NAME)
+        assert "context deadline exceeded" in finished(i1.client, i1.client.stop(NAME, grace_seconds=1)).error
+        assert i1.client.instance(NAME).is_running
+        with pytest.raises(ServerBusy, match='busy running a "stop" operation'):
+            i1.client.patch(NAME, config={"user.a": "1"})
+        i1.restart()
+        i1.client.patch(NAME, config={"user.a": "1"})
+        assert i1.client.instance(NAME).is_running
+
+
 class TestWaiting:
     """Incus answers a wait in another way than LXD."""
 
@@ -162,6 +181,25 @@ class TestPulls:
             wire.release()
             begun.succeed()
         assert i2.client.instance(NAME).config["volatile.apply_template"] == "copy"
+
+    def test_a_look_into_a_copy_is_not_answered_before_its_transfer_has_ended(
+        self, incus: Lab, i1: Site, i2: Site
+    ) -> None:
+        """LXD answers at once; what is not about the copy's files Incus answers too."""
+        remotes = Remotes.load({"LXD_CONF": str(incus.lxc_conf)}, Path("/nowhere"))
+        hasty = connect(remotes.get("i2"), read_timeout=3)
+        i1.server.launch(NAME)
+        i1.write(NAME)
+        with Wire(i1.server, hold_after=4 * MIB) as wire:
+            begun = pull(i1, i2, NAME, address=wire.address)
+            wire.wait_held()
+            assert hasty.snapshots(NAME) == ()
+            hasty.used_space(NAME)
+            with pytest.raises(ServerUnreachable, match="no answer in time"):
+                hasty.has_files(NAME)
+            wire.release()
+            begun.succeed()
+        assert hasty.has_files(NAME)
 
     def test_a_target_that_dies_in_a_pull_leaves_a_copy_without_the_sign(self, i1: Site, i2: Site) -> None:
         """The half-made copy is listed, its operation is forgotten, and it can be deleted."""

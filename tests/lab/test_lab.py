@@ -15,8 +15,9 @@ from tests.lab import INCUS_SERVERS, SERVERS, Lab, LabError, LabServer, RefusedE
 from tests.lab.daemon import Daemon
 from tests.lab.host import Process
 from tests.lab.lab import CHECKOUT
+from tests.lab.product import PRODUCTS
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.exhaustive]
 
 
 @pytest.fixture
@@ -52,6 +53,12 @@ def test_a_server_answers_with_its_pool_and_its_images(lab: Lab, name: str) -> N
     assert facts["config"]["images.auto_update_interval"] == "0"
     assert (pool["driver"], pool["status"]) == (server.driver, "Created")
     assert aliases == {"tiny", "stubborn"}
+
+
+def test_a_lab_of_one_product_is_not_taken_for_one_of_the_other(lab: Lab) -> None:
+    other = next(name for name in PRODUCTS if name != lab.servers["s1"].product.name)
+    with pytest.raises(LabError, match=f"not of {other}"):
+        Lab.up(["s1"], lab.root, product=other)
 
 
 @pytest.mark.parametrize("remote", ["s1", "s2", "d1", "cluster"])

@@ -23,15 +23,15 @@ from common.domain.errors import (
     ServerBusy,
     ServerRefused,
     ServerUnreachable,
-    TemporaryError,
 )
 from common.domain.instance import GUARD_DEVICE, Devices, Instance
 from common.domain.operation import Operation
 from common.lxd.client import LxdClient
 from common.lxd.events import progress
 from common.lxd.migration import reserve_body
-from tests.lab import CLUSTER, Lab, host
+from tests.lab import Lab, host
 from tests.lab.host import wait_until
+from tests.lab.members import healed
 from tests.lab.pulls import MIB, Pull, Site, cleaned, done, finished, pull
 from tests.lab.wire import Wire
 
@@ -66,34 +66,7 @@ def d1(lab: Lab) -> Iterator[Site]:
 @pytest.fixture
 def cluster(lab: Lab) -> Iterator[dict[str, Site]]:
     """The members of the cluster by name, all online before and after."""
-    members = {name: Site.of(lab, name) for name in CLUSTER}
-    yield members
-    for member in members.values():
-        member.server.start()
-    bring_back(members)
-    members["c1"].server.delete_all()
-
-
-def bring_back(members: Mapping[str, Site]) -> None:
-    """Make every member of the cluster Online, wherever its evacuation stopped."""
-    anyone = members["c1"].client
-    statuses: dict[str, str] = {}
-
-    def all_are_seen() -> bool:
-        try:
-            found = anyone.transport.request("GET", "/1.0/cluster/members", params={"recursion": "1"}).metadata
-            # A member may be Online some seconds before the others can ask it for its instances.
-            reached = all(each.status != "Error" for each in anyone.instances(None))
-        except TemporaryError:  # while the cluster elects a leader it cannot tell
-            return False
-        statuses.update({each["server_name"]: each["status"] for each in found})
-        return reached and "Offline" not in statuses.values()
-
-    wait_until("all members to be seen", all_are_seen, seconds=60)
-    for name, seen in statuses.items():
-        if seen == "Evacuated":
-            restore = f"/1.0/cluster/members/{name}/state"
-            members[name].server.query("POST", restore, {"action": "restore"})
+    yield from healed(lab)
 
 
 def status(there: Site, name: str = NAME) -> str:

@@ -64,6 +64,16 @@ def test_without_apt_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -
         packages.install(packages.missing())
 
 
+def test_what_virtual_machines_need_is_asked_for_only_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file is looked for by its path, a program by its name."""
+    monkeypatch.setattr("tests.lab.host.PATH", "/nowhere")
+    assert "qemu-system-x86" not in packages.missing()
+    assert packages.missing({"qemu-img": "qemu-utils", "/etc/passwd": "base", "/no/such": "ovmf"}) == [
+        "qemu-utils",
+        "ovmf",
+    ]
+
+
 def test_static_and_dynamic_programs_are_told_apart(tmp_path: Path) -> None:
     dynamic = tmp_path / "dynamic"
     dynamic.write_bytes(b"\x7fELF" + bytes(700) + b"/lib64/ld-linux-x86-64.so.2\0")

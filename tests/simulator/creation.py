@@ -9,6 +9,8 @@ from tests.simulator.model import Instance
 if TYPE_CHECKING:
     from tests.simulator.server import Server
 
+TAKEN = 'Failed creating instance record: Add instance info to the database: This "instances" entry already exists'
+
 
 def new_record(server: "Server", request: Request) -> Instance:
     """Check a create request and make its record, which is there at once. Raises Refused."""
@@ -32,8 +34,7 @@ def new_record(server: "Server", request: Request) -> Instance:
     )
     instance.pool = _pool(server, instance)
     if (project, name) in server.instances:
-        text = 'Add instance info to the database: This "instances" entry already exists'
-        raise Refused(500, f"Failed creating instance record: {text}")
+        raise Refused(500, TAKEN)
     validation.check_config(instance.config)
     devices = records.expanded(server, instance)[1]
     validation.check_devices(server, project, devices)

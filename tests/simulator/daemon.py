@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from tests.simulator import states, traffic
 from tests.simulator.events import Events
-from tests.simulator.model import Instance, Snapshot
+from tests.simulator.model import Instance, Snapshot, Volume
 from tests.simulator.operations import Operations
 
 if TYPE_CHECKING:
@@ -101,7 +101,13 @@ def _end_when_idle(server: "Server") -> None:
 
 def _not_flowing(server: "Server") -> "list[Transfer]":
     """Transfers that have connected and send nothing yet."""
-    found = {id(each.transfer): each.transfer for each in server.instances.values() if each.transfer is not None}
+    pools = [pool for each in server.fleet.servers.values() for pool in each.pools.values()]
+    holders: list[Instance | Volume] = [
+        *server.instances.values(),
+        *(v for pool in pools for v in pool.volumes.values()),
+    ]
+    moving = [each.transfer for each in holders if each.transfer is not None]
+    found = {id(each): each for each in moving if server in (each.server, each.target)}
     return [each for each in found.values() if each not in server.transfers]
 
 

@@ -5,21 +5,22 @@
 
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tests.simulator import daemon, endpoints, instances, profiles, snapshots, states, storage
+from tests.simulator import daemon, endpoints, instances, profiles, snapshots, states, storage, volumes
 from tests.simulator.certificates import Identity, made_up
 from tests.simulator.clock import Clock, VirtualClock
 from tests.simulator.faults import Broken, Fault, Faults, Way
 from tests.simulator.history import Entry
 from tests.simulator.http import Refused, Request, Response, refused
-from tests.simulator.model import Data, Guest, Instance, Pool
+from tests.simulator.model import Data, Guest, Instance, Pool, Volume
 from tests.simulator.server import Server
 
 if TYPE_CHECKING:
     from tests.simulator.wire import Wire
 
-__all__ = ["Fleet", "daemon", "endpoints", "instances", "profiles", "snapshots", "states", "storage"]
+__all__ = ["Fleet", "daemon", "endpoints", "instances", "profiles", "snapshots", "states", "storage", "volumes"]
 
 GIB = 1024**3
 #: Who asks if a request does not say otherwise; every server trusts it.
@@ -100,6 +101,22 @@ class Fleet:
             instance.data = Data(self.new_generation(), 0, made.size if size is None else size)
             there.adopt(instance, runs=runs)
             return instance
+
+    def add_volume(self, server: str, name: str, *, size: int, guest: Guest | None = None) -> Volume:
+        """A custom volume of the default pool that is there at once, with one snapshot."""
+        with self.clock.lock:
+            data = Data(self.new_generation(), 0, size)
+            volume = Volume(
+                name,
+                "default",
+                "default",
+                data=data,
+                guest=guest or Guest(),
+                snapshots={"first": replace(data, version=-1)},
+            )
+            self.servers[server].pools["default"].volumes["default", name] = volume
+            self.servers[server].note_volume("volume-created", volume)
+            return volume
 
     def leaves_orphan(self) -> bool:
         """Whether a refresh that breaks leaves the volume of a snapshot without the snapshot: three times of ten."""

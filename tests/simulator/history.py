@@ -12,11 +12,14 @@ class Entry:
     ``at`` is virtual time in seconds. ``kind`` is one of
 
     ``created`` ``deleted`` ``renamed``        a record of an instance (``renamed`` tells the ``old`` name)
-    ``started`` ``stopped``                    its processes, with the ``token`` of its data at that moment
+    ``started`` ``stopped``                    its processes, with the ``token`` of its data at that moment, and by name
+                                               those of the ``volumes`` that it attaches
     ``frozen`` ``unfrozen`` ``written``
     ``received``                               data have arrived, ``token``; ``refresh``; ``torn`` if only a part
     ``configured``                             its ``config``, ``devices`` or ``profiles`` after a change
     ``snapshot-created`` ``snapshot-deleted``
+    ``volume-created`` ``volume-received`` ``volume-deleted``   a custom volume, under ``POOL/NAME``, with its ``token``
+    ``volume-renamed``                         the same under its old name, with the new one as ``to``
     ``profile-created`` ``profile-changed`` ``profile-deleted``
     ``daemon-killed`` ``daemon-stopped`` ``daemon-started`` ``daemon-frozen`` ``daemon-thawed``
     ``fault``                                  injected from outside

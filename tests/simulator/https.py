@@ -65,7 +65,7 @@ class Door:
 
 class _Listener(ThreadingHTTPServer):
     daemon_threads = True
-    allow_reuse_address = True
+    allow_reuse_port = True  # with whoever reserved it
     request_queue_size = 128
 
     def __init__(self, door: Door, context: ssl.SSLContext) -> None:

@@ -1,10 +1,11 @@
 """``/1.0/instances``: list, look, change, rename, delete, make; what comes by migration is in ``migration``."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from tests.simulator import breakage, creation, migration, records, validation
+from tests.simulator import breakage, creation, migration, records, snapshots, validation
 from tests.simulator.http import Json, Refused, Request, Response, answer, begun
-from tests.simulator.model import Data, Devices, Instance
+from tests.simulator.model import Data, Devices, Instance, Snapshot
 from tests.simulator.profiles import backup_missing, check_etag
 from tests.simulator.router import router
 
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
 
 _BUSY = 'Failed to create instance {} operation: Instance is busy running a "{}" operation'
 _CREATE, _RENAME, _DELETE, _PUT = 0.06, 0.03, 0.05, 0.018
-#: Bytes per second.
+#: Bytes per second: of a clone on a dir pool, which is a copy of every file, and of a deletion.
+_CLONE_RATE = 400 * 1024**2
 _DELETE_RATE = 4 * 1024**3
 
 
@@ -131,6 +133,12 @@ def create_instance(server: "Server", request: Request) -> Response:
     source = request.json.get("source") or {}
     if source.get("type") == "migration":
         return migration.receive(server, request)
+    if source.get("type") == "copy":
+        name, _, snapshot = str(source.get("source") or "").partition("/")
+        original = server.instance(request.project, name)
+        if not snapshot:
+            return _clone(server, request, original)
+        return _clone(server, request, _as_it_was(original, snapshots.find(original, snapshot), request))
     alias = str(source.get("alias") or "")
     if source.get("type") == "image" and alias not in server.images:
         raise Refused(404, "Image not found")
@@ -150,6 +158,55 @@ def create_instance(server: "Server", request: Request) -> Response:
         server.operations.end(operation)
 
     server.work(_CREATE, done)
+    return begun(operation.record())
+
+
+def _as_it_was(instance: Instance, snapshot: Snapshot, request: Request) -> Instance:
+    """The instance of a snapshot; the devices of it that the request does not name come along too."""
+    request.json["devices"] = {**snapshot.devices, **(request.json.get("devices") or {})}
+    was = replace(instance, config=dict(snapshot.config), data=snapshot.data, snapshots={})
+    was.has_lost_root = False
+    return was
+
+
+@router.on("GET", "instances/*/files")
+def get_files(server: "Server", request: Request, name: str) -> Response:
+    """What its root directory has, which is nothing that matters. Raises Refused if it has none."""
+    instance = server.instance(request.project, name)
+    if instance.data is None or instance.has_lost_root:
+        raise Refused(404, 'Failed expanding symlinks of "": lstat: no such file or directory')
+    return answer([])
+
+
+def _clone(server: "Server", request: Request, original: Instance) -> Response:
+    """Copy one on its own server with its snapshots; what the request's config does not say is the original's."""
+    name = str(request.json.get("name") or "")
+    if (request.project, name) in server.instances:
+        operation = server.operations.begin("Creating instance", request.project, name)
+        server.later(0.01, lambda: server.operations.end(operation, creation.TAKEN))
+        return begun(operation.record())
+    kept = {key: value for key, value in original.config.items() if not key.startswith("volatile.")}
+    request.json["config"] = {**kept, **(request.json.get("config") or {})}
+    clone = creation.new_record(server, request)
+    operation = server.operations.begin("Creating instance", request.project, clone.name)
+    clone.busy, clone.guest = "create", original.guest
+    volumes = [original.data, *(each.data for each in original.snapshots.values())]
+    copies = 0.0 if server.pools[clone.pool].sends_deltas else sum(data.size for data in volumes if data) / _CLONE_RATE
+
+    def done() -> None:
+        clone.busy = ""
+        if original.data is None or original.has_lost_root:
+            creation.forget(server, clone)
+            server.operations.end(operation, f"Create instance from copy: Volume of {original.name} does not exist")
+            return
+        clone.data = original.data
+        for each in original.snapshots.values():
+            clone.snapshots[each.name] = replace(each, config=dict(each.config), received=False)
+        clone.config |= {"volatile.apply_template": "copy", "volatile.last_state.idmap": "[]"}
+        server.note("written", clone, token=clone.data.token)
+        server.operations.end(operation)
+
+    server.work(_CREATE + copies, done)
     return begun(operation.record())
 
 

@@ -1,6 +1,7 @@
 """The two requests of a transfer. What then flows is in ``transfer``.
 
-Pull: the source offers, the target receives and dials. Push: the target waits, the source sends and dials.
+Pull: the source offers, the target receives and dials. Push: the target waits, the source sends and dials. Relay: both
+wait, and somebody dials both.
 """
 
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from tests.simulator.wire import Wire
 
 OFFER_SECONDS = 10.0
-_DIAL = 0.02
+DIAL = 0.02
 _LOST = "Timed out waiting for migration connections"
 _TRANSFER = "Error transferring instance data: "
 _HANDSHAKE = "websocket: bad handshake"
@@ -29,7 +30,7 @@ _HANDSHAKE = "websocket: bad handshake"
 class Offer:
     """A source that waits for its target, or has dialled it."""
 
-    instance: Instance
+    instance: Any
     operation: Operation
     secrets: dict[str, str]
     instance_only: bool
@@ -43,7 +44,7 @@ class Expected:
     """A target that has a copy to be filled, and for a push waits for its source."""
 
     server: "Server"
-    copy: Instance
+    copy: Any
     operation: Operation
     is_refresh: bool
     instance_only: bool
@@ -56,6 +57,30 @@ class Expected:
         if not self.is_refresh and self.copy.is_unusable and is_where_it_was:
             creation.forget(self.server, self.copy)
         self.server.operations.end(self.operation, _TRANSFER + error)
+
+    def meet(self, source: "Server", offered: Offer, wire: "Wire | None") -> None:
+        """Both are connected: begin, or end both for what cannot be."""
+        server, copy = self.server, self.copy
+        problem, at_source = _snapshots_impossible(server, copy, offered), breakage.NO_INDEX
+        if not self.is_refresh and (copy.project, copy.name) in server.pools[copy.pool].ownerless:
+            problem, at_source = breakage.STILL_THERE, breakage.NO_HEADER
+        if problem:
+            self.give_up(problem)
+            source.later(0.005, lambda: source.operations.end(offered.operation, at_source))
+            return
+        offered.transfer = Transfer(
+            server=source,
+            instance=offered.instance,
+            offered=offered.operation,
+            target=server,
+            copy=copy,
+            received=self.operation,
+            is_refresh=self.is_refresh,
+            instance_only=self.instance_only or offered.instance_only,
+            allow_inconsistent=offered.allow_inconsistent,
+            wire=wire,
+        )
+        offered.transfer.begin()
 
 
 def offer(server: "Server", request: Request, instance: Instance) -> Response:
@@ -82,22 +107,16 @@ def offer(server: "Server", request: Request, instance: Instance) -> Response:
         instance_only=bool(body.get("instance_only")),
         allow_inconsistent=bool(body.get("allow_inconsistent")),
     )
-    operation.on_cancel = lambda: _withdraw(server, made, "Migration cancelled: use of closed network connection")
+    operation.on_cancel = lambda: withdraw(server, made, "Migration cancelled: use of closed network connection")
     server.offers[operation.id] = made
-    made.timer = server.later(OFFER_SECONDS, lambda: _withdraw(server, made, _LOST))
+    made.timer = server.later(OFFER_SECONDS, lambda: withdraw(server, made, _LOST))
     return begun(operation.record())
 
 
 def _push(server: "Server", request: Request, instance: Instance) -> Response:
     """Dial the target within the request, then send. Raises Refused."""
     body = request.json
-    target, wire, number = _dialled(server, body["target"])
-    expected: Expected | None = target.expected.get(number)
-    if expected is None or dict(body["target"].get("secrets") or {}) != expected.operation.metadata:
-        raise Refused(500, _HANDSHAKE)
-    del target.expected[number]
-    if expected.timer:
-        expected.timer.cancel()
+    expected, wire = awaiting(server, body["target"])
     operation = server.operations.begin(
         "Migrating instance", request.project, instance.name, location=instance.location
     )
@@ -108,11 +127,24 @@ def _push(server: "Server", request: Request, instance: Instance) -> Response:
         instance_only=bool(body.get("instance_only")),
         allow_inconsistent=bool(body.get("allow_inconsistent")),
     )
-    _meet(server, offered, expected, wire)
+    expected.meet(server, offered, wire)
     return begun(operation.record())
 
 
-def _withdraw(server: "Server", offered: Offer, reason: str) -> None:
+def awaiting(server: "Server", told: dict[str, Any]) -> "tuple[Expected, Wire | None]":
+    """What waits at the place that a source was told to dial, and the wire on the way. Raises Refused."""
+    target, wire, number = _dialled(server, told)
+    expected: Expected | None = target.expected.get(number)
+    if expected is None or dict(told.get("secrets") or {}) != expected.operation.metadata:
+        raise Refused(500, _HANDSHAKE)
+    del target.expected[number]
+    if expected.timer:
+        expected.timer.cancel()
+    return expected, wire
+
+
+def withdraw(server: "Server", offered: Offer, reason: str) -> None:
+    """Nobody has come, or somebody does not want it any more."""
     if offered.transfer is not None:
         offered.transfer.fail(f"{_TRANSFER}Got error reading migration source: websocket: close 1000 (normal)", reason)
         return
@@ -145,7 +177,7 @@ def receive(server: "Server", request: Request) -> Response:
     )
     expected = Expected(server, instance, operation, is_refresh, bool(source.get("instance_only")))
     if is_pull:
-        server.later(_DIAL, lambda: _dial(expected, source))
+        server.later(DIAL, lambda: dial(expected, source))
     else:
         server.expected[operation.id] = expected
         expected.timer = server.later(OFFER_SECONDS, lambda: expected.give_up(_LOST))
@@ -165,7 +197,7 @@ def _new_copy(server: "Server", request: Request) -> Instance:
     return instance
 
 
-def _dial(expected: Expected, told: dict[str, Any]) -> None:
+def dial(expected: Expected, told: dict[str, Any]) -> None:
     """Connect to the source and begin; what is wrong ends the operation, and a new copy with it."""
     try:
         source, wire, number = _dialled(expected.server, told)
@@ -179,7 +211,18 @@ def _dial(expected: Expected, told: dict[str, Any]) -> None:
     del source.offers[number]
     if offered.timer:
         offered.timer.cancel()
-    _meet(source, offered, expected, wire)
+    expected.meet(source, offered, wire)
+
+
+def join(source: "Server", offer_id: str, target: "Server", expected_id: str, wire: "Wire") -> None:
+    """Somebody has dialled both, and relays. Raises Refused if one of them does not wait any more."""
+    if offer_id not in source.offers or expected_id not in target.expected:
+        raise Refused(404, "not found")
+    offered, expected = source.offers.pop(offer_id), target.expected.pop(expected_id)
+    for timer in (offered.timer, expected.timer):
+        if timer:
+            timer.cancel()
+    expected.meet(source, offered, wire)
 
 
 def _dialled(dialler: "Server", told: dict[str, Any]) -> "tuple[Server, Wire | None, str]":
@@ -192,31 +235,6 @@ def _dialled(dialler: "Server", told: dict[str, Any]) -> "tuple[Server, Wire | N
     if str(told.get("certificate") or "").strip() != found.identity.certificate.strip():
         raise Refused(500, "x509: certificate signed by unknown authority")
     return found, wire, place.path.rpartition("/")[2]
-
-
-def _meet(source: "Server", offered: Offer, expected: Expected, wire: "Wire | None") -> None:
-    """Both are connected: begin, or end both for what cannot be."""
-    server, copy = expected.server, expected.copy
-    problem, at_source = _snapshots_impossible(server, copy, offered), breakage.NO_INDEX
-    if not expected.is_refresh and (copy.project, copy.name) in server.pools[copy.pool].ownerless:
-        problem, at_source = breakage.STILL_THERE, breakage.NO_HEADER
-    if problem:
-        expected.give_up(problem)
-        source.later(0.005, lambda: source.operations.end(offered.operation, at_source))
-        return
-    offered.transfer = Transfer(
-        server=source,
-        instance=offered.instance,
-        offered=offered.operation,
-        target=server,
-        copy=copy,
-        received=expected.operation,
-        is_refresh=expected.is_refresh,
-        instance_only=expected.instance_only or offered.instance_only,
-        allow_inconsistent=offered.allow_inconsistent,
-        wire=wire,
-    )
-    offered.transfer.begin()
 
 
 def _snapshots_impossible(server: "Server", target: Instance, offered: Offer) -> str:

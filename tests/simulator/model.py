@@ -149,12 +149,28 @@ class Profile:
 
 @dataclass(slots=True)
 class Volume:
-    """A custom volume."""
+    """A custom volume. ``data`` is None in a wreck. Who attaches it and runs writes into it as often as at home."""
 
     name: str
     project: str
-    size: int = 0
+    pool: str
     config: Config = field(default_factory=dict)
+    description: str = ""
+    content_type: str = "filesystem"
+    data: Data | None = None
+    snapshots: dict[str, Data] = field(default_factory=dict)
+    guest: Guest = field(default_factory=Guest)
+    transfer: Any = None
+
+    @property
+    def size(self) -> int:
+        """Bytes in its pool."""
+        return sum(each.size for each in (self.data, *self.snapshots.values()) if each)
+
+    def write(self, times: int = 1, *, grow: int = 0) -> None:
+        """Somebody writes now."""
+        if self.data is not None:
+            self.data = replace(self.data, version=self.data.version + times, size=self.data.size + grow)
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from tests.simulator.server import Server
 
 #: What a stream costs beside its data.
-_OVERHEAD = 64 * 1024
+OVERHEAD = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +46,12 @@ def pieces(instance: Instance, copy: Instance, lacking: list[Snapshot], *, delta
     found = []
     for each in lacking:
         if each.data is not None:
-            found.append(Piece(each.name, _OVERHEAD + difference(each.data, parent, instance.guest), each.data))
+            found.append(Piece(each.name, OVERHEAD + difference(each.data, parent, instance.guest), each.data))
             parent = each.data
     # LXD 5.0.2 on btrfs finds a parent for the main volume only among the snapshots that it sends along.
     whole = deltas and not lacking
     size = main.size if whole else difference(main, parent, instance.guest)
-    return [*found, Piece("", _OVERHEAD + size, main)]
+    return [*found, Piece("", OVERHEAD + size, main)]
 
 
 def _is_same(ours: Snapshot, theirs: Snapshot | None, *, ignores_phantoms: bool) -> bool:

@@ -1,7 +1,6 @@
 """A fleet behind HTTPS on this machine, with a directory that ``lxc`` and ``herder`` take for their configuration."""
 
 import contextlib
-import random
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ class Served:
     fleet: Fleet
     lxc_conf: Path
     doors: tuple[Door, ...]
+    reserved: contextlib.ExitStack
 
     @classmethod
     def begin(cls, servers: Mapping[str, Mapping[str, Any]], lxc_conf: Path, *, scale: float = 1.0) -> "Served":
@@ -36,14 +36,16 @@ class Served:
         certificate, _ = client_certificate(lxc_conf)
         pem = certificate.read_text()
         doors = []
+        reserved = contextlib.ExitStack()
         for name, options in servers.items():
-            server = fleet.add(name, address=f"https://127.0.0.1:{_free_port()}", identity=real(name), **options)
+            port = reserved.enter_context(_reserved_port()).getsockname()[1]
+            server = fleet.add(name, address=f"https://127.0.0.1:{port}", identity=real(name), **options)
             server.trusted = {fingerprint(pem): None}
             doors.append(Door(fleet, server, pem))
         for door in doors:
             door.open()
         _configure(fleet, lxc_conf)
-        return cls(fleet, lxc_conf, tuple(doors))
+        return cls(fleet, lxc_conf, tuple(doors), reserved)
 
     @classmethod
     def from_file(cls, path: Path, lxc_conf: Path) -> "Served":
@@ -75,6 +77,7 @@ class Served:
         """Stop listening."""
         for door in self.doors:
             door.close()
+        self.reserved.close()
 
 
 def _sizes(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,12 +88,12 @@ def _sizes(options: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _free_port() -> int:
-    """One below those that the kernel gives to outgoing connections, which could take it while its daemon is dead."""
-    while True:
-        port = random.randrange(10000, 20000)
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
+def _reserved_port() -> socket.socket:
+    """It hears nothing; it keeps the port from everybody else while the daemon is dead or not yet born."""
+    reservation = socket.socket()
+    reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    reservation.bind(("127.0.0.1", 0))
+    return reservation
 
 
 def _configure(fleet: Fleet, directory: Path) -> None:

@@ -5,6 +5,7 @@ What may be asked is in the modules that fill ``router``; time passes in ``clock
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tests.simulator import http, records, states, validation
@@ -13,7 +14,7 @@ from tests.simulator.clock import Clock, Timer
 from tests.simulator.events import Events
 from tests.simulator.history import Entry, History
 from tests.simulator.http import Refused, Request, Response
-from tests.simulator.model import IMAGES, Data, Image, Instance, Pool, Profile
+from tests.simulator.model import IMAGES, Data, Image, Instance, Pool, Profile, Volume
 from tests.simulator.operations import Operations
 from tests.simulator.router import router
 
@@ -115,6 +116,46 @@ class Server:
         found.settle_writes(self.clock.now())
         return found
 
+    def volume(self, project: str, pool: str, name: str) -> Volume:
+        """A custom volume. Raises Refused. Its data are what those who attach it have written until now."""
+        if pool not in self.pools:
+            raise Refused(404, "Storage pool not found")
+        found = self.pools[pool].volumes.get((project, name))
+        if found is None:
+            raise Refused(404, "Storage volume not found")
+        self.settle(found)
+        return found
+
+    def volumes_of(self, instance: Instance) -> list[Volume]:
+        """The custom volumes that an instance attaches."""
+        keys = [
+            (device["pool"], device.get("source", ""))
+            for device in records.expanded(self, instance)[1].values()
+            if device.get("pool") in self.pools and device.get("path") != "/"
+        ]
+        found = [self.pools[pool].volumes.get((instance.project, name)) for pool, name in sorted(set(keys))]
+        return [each for each in found if each is not None]
+
+    def settle(self, volume: Volume) -> None:
+        """Whoever attaches it and runs has written into it as often as into its own root disk."""
+        for instance in self.instances.values():
+            if (
+                instance.status == "Running"
+                and instance.data is not None
+                and any(each is volume for each in self.volumes_of(instance))
+            ):
+                instance.settle_writes(self.clock.now())
+                if volume.data is not None:
+                    volume.data = replace(volume.data, version=instance.data.version)
+
+    def note_volume(self, kind: str, volume: Volume, **more: str) -> None:
+        """Write about a custom volume into the history, under ``POOL/NAME``."""
+        data, name = volume.data, f"{volume.pool}/{volume.name}"
+        detail = {"token": data.token if data else "", "marks": dict(volume.config), **more}
+        self.history.append(
+            Entry(self.clock.now(), self.name, kind, name, volume.project, data.generation if data else "", detail)
+        )
+
     def expanded_config(self, instance: Instance) -> dict[str, str]:
         """Its config with that of its profiles."""
         return records.expanded(self, instance)[0]
@@ -155,6 +196,8 @@ class Server:
         """Write into the history."""
         name, project = (instance.name, instance.project) if instance else ("", "")
         data: Data | None = instance.data if instance else None
+        if instance is not None and kind in ("started", "stopped"):
+            detail["volumes"] = {v.name: v.data.token if v.data else "" for v in self.volumes_of(instance)}
         self.history.append(
             Entry(self.clock.now(), self.name, kind, name, project, data.generation if data else "", detail)
         )

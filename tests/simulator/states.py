@@ -131,6 +131,8 @@ def _guest_ends(server: "Server", instance: Instance, operation: Operation, *, i
     if not instance.is_alive or not _is_ours(server, instance):
         return
     instance.settle_writes(server.clock.now())
+    for volume in server.volumes_of(instance):
+        server.settle(volume)
     instance.status = "Stopped"
     server.note("stopped", instance, token=instance.data.token if instance.data else "")
     if server.is_up:

@@ -1,11 +1,11 @@
-"""Pools with a real size, custom volumes, and the moment when a pool is full."""
+"""Pools with a real size, and the moment when a pool is full."""
 
 from typing import TYPE_CHECKING
 
 from tests.simulator import records
 from tests.simulator.clock import Timer
-from tests.simulator.http import Json, Refused, Request, Response, answer, created
-from tests.simulator.model import Pool, Volume, difference
+from tests.simulator.http import Json, Refused, Request, Response, answer
+from tests.simulator.model import Pool, difference
 from tests.simulator.router import router
 
 if TYPE_CHECKING:
@@ -67,63 +67,22 @@ def list_pools(server: "Server", request: Request) -> Response:
 
 @router.on("GET", "storage-pools/*")
 def get_pool(server: "Server", _request: Request, name: str) -> Response:
-    record = _record(_find(server, name))
+    record = _record(find(server, name))
     return answer(record, etag=records.etag(record))
 
 
 @router.on("GET", "storage-pools/*/resources")
 def get_resources(server: "Server", _request: Request, name: str) -> Response:
-    pool = _find(server, name)
+    pool = find(server, name)
     space = {"used": min(used(server, pool), pool.size), "total": pool.size}
     return answer({"space": space, "inodes": {"used": 0, "total": 0}})
 
 
-@router.on("GET", "storage-pools/*/volumes/custom")
-def list_volumes(server: "Server", request: Request, name: str) -> Response:
-    found = [each for each in _find(server, name).volumes.values() if each.project == request.project]
-    if request.is_recursive:
-        return answer([_volume_record(each) for each in found])
-    return answer([f"/1.0/storage-pools/{name}/volumes/custom/{each.name}" for each in found])
-
-
-@router.on("POST", "storage-pools/*/volumes/custom")
-def create_volume(server: "Server", request: Request, name: str) -> Response:
-    """Raises Refused for a name that is taken."""
-    pool, volume = _find(server, name), str(request.json.get("name") or "")
-    if (request.project, volume) in pool.volumes:
-        raise Refused(409, "Volume by that name already exists")
-    pool.volumes[request.project, volume] = Volume(volume, request.project, config=request.json.get("config") or {})
-    return created(f"/1.0/storage-pools/{name}/volumes/custom/{volume}")
-
-
-@router.on("GET", "storage-pools/*/volumes/custom/*")
-def get_volume(server: "Server", request: Request, name: str, volume: str) -> Response:
-    return answer(_volume_record(_volume(server, request, name, volume)))
-
-
-@router.on("DELETE", "storage-pools/*/volumes/custom/*")
-def delete_volume(server: "Server", request: Request, name: str, volume: str) -> Response:
-    """Raises Refused for one that is used."""
-    found = _volume(server, request, name, volume)
-    for instance in server.instances.values():
-        for device in records.expanded(server, instance)[1].values():
-            if (device.get("pool"), device.get("source"), instance.project) == (name, volume, found.project):
-                raise Refused(400, "The storage volume is still in use")
-    del server.pools[name].volumes[found.project, found.name]
-    return answer({})
-
-
-def _find(server: "Server", name: str) -> Pool:
+def find(server: "Server", name: str) -> Pool:
+    """Raises Refused."""
     if name not in server.pools:
         raise Refused(404, "Storage pool not found")
     return server.pools[name]
-
-
-def _volume(server: "Server", request: Request, pool: str, name: str) -> Volume:
-    found = _find(server, pool).volumes.get((request.project, name))
-    if found is None:
-        raise Refused(404, "Storage volume not found")
-    return found
 
 
 def _record(pool: Pool) -> Json:
@@ -134,17 +93,5 @@ def _record(pool: Pool) -> Json:
         "status": "Created",
         "locations": ["none"],
         "config": {"size": str(pool.size)},
-        "used_by": [],
-    }
-
-
-def _volume_record(volume: Volume) -> Json:
-    return {
-        "name": volume.name,
-        "type": "custom",
-        "content_type": "filesystem",
-        "description": "",
-        "config": volume.config,
-        "location": "none",
         "used_by": [],
     }

@@ -190,7 +190,8 @@ class Transfer:
 
     def flow_at(self, rate: float) -> None:
         """From now on at this many bytes per second."""
-        self.rate = rate if self.deltas else min(rate, RSYNC_RATE)
+        limit = self.wire.limit if self.wire is not None else 0
+        self.rate = min(rate, limit or rate, rate if self.deltas else RSYNC_RATE)
         if self._timer is not None:
             self._timer.cancel()
         if self.rate:

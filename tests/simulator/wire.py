@@ -13,11 +13,12 @@ if TYPE_CHECKING:
 class Wire:
     """Leads to one server under an ``address`` of its own.
 
-    After ``hold_after`` bytes nothing flows until ``release`` or ``cut``.
+    After ``hold_after`` bytes nothing flows until ``release`` or ``cut``; never more than ``limit`` bytes a second.
     """
 
-    def __init__(self, server: "Server", *, hold_after: int | None = None) -> None:
+    def __init__(self, server: "Server", *, hold_after: int | None = None, limit: int = 0) -> None:
         self.server = server
+        self.limit = limit
         self.hold_after = hold_after
         self._clock = server.clock
         self._transfers: list[Transfer] = []

@@ -20,9 +20,10 @@ from common.domain.job import Outcome
 from common.domain.plan import AfterGrace, identity_of
 from workers.steps.context import Context
 from workers.steps.cutover import grace_of
-from workers.steps.guard import GUARD, unguarded
+from workers.steps.guard import guard, unguarded
 from workers.steps.marks import mark, restored, wanted
 from workers.steps.undo import start_again
+from workers.steps.volumes import check_retired_volumes, keep_volumes
 
 
 def stop_target(ctx: Context) -> Outcome:
@@ -67,6 +68,7 @@ def take_back(ctx: Context) -> Outcome:
         return Outcome.completed()
     _check_retired(ctx, source)
     if not _is_kept(ctx, target):
+        keep_volumes(ctx)
         # LXD refuses the guard on a running container, so this is also the test whether it is still stopped.
         ctx.patch_target(
             {
@@ -75,7 +77,7 @@ def take_back(ctx: Context) -> Outcome:
                 "boot.autostart": "false",
                 **({} if "autostart" in target.marks else wanted(target.own_config)),
             },
-            devices={GUARD_DEVICE: GUARD},
+            devices=guard(target.type),
             seen=target,
         )
         return Outcome.again()
@@ -118,6 +120,7 @@ def _check_retired(ctx: Context, source: Instance) -> None:
             f"{ctx.move.source}:{source.name} is not the stopped source of this job any more; left alone",
             hint="decide by hand which side shall run",
         )
+    check_retired_volumes(ctx)
 
 
 def _is_kept(ctx: Context, target: Instance) -> bool:

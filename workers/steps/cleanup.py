@@ -3,14 +3,14 @@
 from collections.abc import Callable
 
 from common.domain.errors import IdentityMismatch, NotFound, ServerRefused, TransferFailed
-from common.domain.instance import GUARD_DEVICE
+from common.domain.instance import Instance
 from common.domain.job import Outcome
 from common.domain.operation import OperationRef
 from common.domain.plan import Retire
 from common.lxd.client import LxdClient
 from workers.steps.context import Context
 from workers.steps.cutover import was_finished
-from workers.steps.guard import GUARD, remove_guard_profiles
+from workers.steps.guard import guard, remove_guard_profiles
 from workers.steps.marks import is_own_snapshot, mark, unmarked
 
 
@@ -36,7 +36,7 @@ def retire_source(ctx: Context) -> Outcome:
     if ctx.move.policy.retire is Retire.STOP:
         ctx.patch_source(
             {mark("state"): "retired", "boot.autostart": "false"},
-            devices={GUARD_DEVICE: GUARD},
+            devices=guard(source.type),
             profiles=source.own_profiles,
         )
         return Outcome.completed()
@@ -65,21 +65,25 @@ def drop_snapshots(ctx: Context) -> Outcome:
 
 def drop_own_snapshots(ctx: Context) -> Outcome | None:
     """Delete this job's snapshots on both sides; None when there are none left."""
-    return _drop(ctx, ctx.target, ctx.move.name, ctx.move.target_project, ctx.on_target) or _drop(
-        ctx, ctx.source, ctx.move.instance, ctx.move.project, ctx.on_source
+    return _drop(ctx, ctx.target, ctx.target_instance, ctx.on_target) or _drop(
+        ctx, ctx.source, ctx.source_instance, ctx.on_source
     )
 
 
 def _drop(
-    ctx: Context, client: LxdClient, name: str, project: str, named: Callable[[str], OperationRef]
+    ctx: Context, client: LxdClient, look: Callable[[], Instance | None], named: Callable[[str], OperationRef]
 ) -> Outcome | None:
     """Delete this job's snapshots of one instance, one after the other; None when there are none left."""
     try:
+        instance = look()
+        if instance is None:
+            return None
+        name, project = instance.name, instance.project
         own = sorted(s.name for s in client.snapshots(name, project=project) if is_own_snapshot(ctx.job, s.name))
     except NotFound:
         return None
     for snapshot in own:
-        key = f"drop:{client.remote}:{snapshot}"
+        key = f"drop:{client.remote}:{name}:{snapshot}"
         try:
             ended = ctx.settle(
                 key,

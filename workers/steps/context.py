@@ -1,5 +1,6 @@
 """What a step may use. Built by ``workers.runner`` for each attempt."""
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any, Protocol
 
 import tenacity
 
+from common.archive.place import Archive, open_archive
 from common.domain.eligibility import wanted_devices
 from common.domain.errors import FenceLost, HerderError, NotFound, PreconditionFailed, ServerBusy, TemporaryError
 from common.domain.instance import Devices, Instance
@@ -16,6 +18,7 @@ from common.domain.job import Job, Outcome
 from common.domain.operation import Operation, OperationRef
 from common.domain.plan import Move
 from common.lxd.client import LxdClient
+from common.lxd.migration import Offer
 
 #: A waiting job looks at its operations at least this often, should no event arrive.
 LOOK_AGAIN = timedelta(seconds=15)
@@ -41,13 +44,21 @@ class OperationLog(Protocol):
         """Bytes sent and bytes per second."""
 
 
+class Carry(Protocol):
+    """What ``common.lxd.relay.carry`` is."""
+
+    def __call__(self, source: LxdClient, offer: Offer, target: LxdClient, awaited: Offer, limit: int) -> None: ...
+
+
 @dataclass
 class Context:
     """One attempt of one step.
 
     ``confirm_fence`` raises FenceLost if another worker owns the job; it is called right before every write.
     ``save`` makes a checkpoint inside the step. ``memo`` is the job as text, for the servers: if Redis is lost, it is
-    rebuilt from that.
+    rebuilt from that. ``carry`` connects two servers through this process. An export or an import has one server, and
+    that is both ``source`` and ``target``; ``streams`` limits how many of their backups this process carries at a time,
+    and ``keep_alive`` keeps the job and its slots meanwhile and returns what a person asked for.
     """
 
     job: Job
@@ -58,6 +69,15 @@ class Context:
     confirm_fence: Callable[[], None]
     save: Callable[[Job], None]
     memo: Callable[[Job], str]
+    carry: Carry
+    streams: threading.Semaphore
+    keep_alive: Callable[[], str]
+    archive_at: Callable[[str], Archive] = open_archive
+
+    @property
+    def archive(self) -> Archive:
+        """Where its export goes to or its import comes from."""
+        return self.archive_at(self.move.archive)
 
     @property
     def move(self) -> Move:
@@ -74,14 +94,14 @@ class Context:
 
     def source_instance(self) -> Instance:
         """The instance on the source. Raises NotFound."""
-        return self.source.instance(self.move.instance, project=self.move.project)
+        found = self.job.source_among(lambda name: _find(self.source, name, self.move.project))
+        if found is None:
+            raise NotFound(f"{self.move.source_place}: there is no {self.move.instance}")
+        return found
 
     def target_instance(self) -> Instance | None:
         """What bears the instance's name on the target, or None."""
-        try:
-            return self.target.instance(self.move.name, project=self.move.target_project)
-        except NotFound:
-            return None
+        return self.job.copy_among(lambda name: _find(self.target, name, self.move.target_project))
 
     def own_copy(self) -> Instance | None:
         """The copy that this job made on the target, or None; an instance that somebody else made does not count."""
@@ -175,26 +195,35 @@ class Context:
         profiles: tuple[str, ...] | None = None,
     ) -> None:
         """Change the source now; for a moment after an operation its server may still be busy with it."""
-        self._patch(
-            self.source, self.move.instance, self.move.project, config=config, devices=devices, profiles=profiles
-        )
+        self._patch(self.source, self.source_instance, config=config, devices=devices, profiles=profiles)
 
     def patch_target(
-        self, config: Mapping[str, str], *, devices: Devices = MappingProxyType({}), seen: Instance | None = None
+        self,
+        config: Mapping[str, str],
+        *,
+        devices: Devices = MappingProxyType({}),
+        seen: Instance | None = None,
+        look: Callable[[], Instance] | None = None,
     ) -> None:
-        """Change the copy now; ``seen`` is how it was read a moment ago."""
-        self._patch(self.target, self.move.name, self.move.target_project, seen=seen, config=config, devices=devices)
+        """Change the copy now; ``seen`` is how it was read a moment ago. ``look`` finds it if it has another name."""
+        self._patch(self.target, look or self._copy_there, seen=seen, config=config, devices=devices)
+
+    def _copy_there(self) -> Instance:
+        copy = self.target_instance()
+        if copy is None:
+            raise NotFound(f"{self.move.target_place}: there is no {self.job.copy_name}")
+        return copy
 
     def _patch(
-        self, client: LxdClient, name: str, project: str, *, seen: Instance | None = None, **changes: Any
+        self, client: LxdClient, look: Callable[[], Instance], *, seen: Instance | None = None, **changes: Any
     ) -> None:
         for attempt in soon_again(ServerBusy, PreconditionFailed):
             with attempt:
                 # The fence is confirmed after the reading: should we sleep after that until the job is another
                 # worker's, the instance will have changed, and its server refuses the write.
-                known, seen = seen or client.instance(name, project=project), None
+                known, seen = seen or look(), None
                 self.confirm_fence()
-                client.patch(name, project=project, seen=known, **changes)
+                client.patch(known.name, project=known.project, seen=known, **changes)
 
     def wait_for(self, ref: OperationRef, *, blocked_on: str, retry_in: timedelta = LOOK_AGAIN) -> Outcome:
         """Wait for the end of an operation that somebody else has begun, with all evidence kept."""
@@ -203,3 +232,10 @@ class Context:
     def forget(self, *keys: str) -> None:
         """Drop evidence of operations that have ended, so that the next run begins new ones."""
         self.job = self.job.noted({k: v for k, v in self.job.evidence.items() if k not in keys})
+
+
+def _find(client: LxdClient, name: str, project: str) -> Instance | None:
+    try:
+        return client.instance(name, project=project)
+    except NotFound:
+        return None

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from datetime import timedelta
 
-from common.domain.errors import IdentityMismatch, TransferFailed
+from common.domain.errors import IdentityMismatch, NotFound, TransferFailed
 from common.domain.instance import WRECK, Instance
 from common.domain.job import Outcome
 from common.domain.operation import Operation
@@ -23,21 +23,44 @@ def find_operation(operations: tuple[Operation, ...], name: str) -> Operation | 
     return None
 
 
-def remove_copy(ctx: Context, copy: Instance) -> Outcome | None:
-    """Delete our copy or wreck; one that cannot be deleted is renamed out of the way and reported."""
+def kept_copy(ctx: Context) -> Instance | None:
+    """What the copy was before its refresh, or None; whole or not."""
+    try:
+        found = ctx.target.instance(ctx.job.kept_name, project=ctx.move.target_project)
+    except NotFound:
+        return None
+    return found if found.marks.get("job") == ctx.job.id else None
+
+
+def is_whole(kept: Instance | None) -> bool:
+    """Whether what is kept was seen to be complete."""
+    return kept is not None and kept.marks.get("role") == "kept" and kept.marks.get("state") == "complete"
+
+
+def remove_copy(ctx: Context, copy: Instance, look: Callable[[], Instance | None] | None = None) -> Outcome | None:
+    """Delete our copy or wreck; one that cannot be deleted is renamed out of the way and reported.
+
+    ``look`` finds it again, if it is not the copy.
+    """
+    look = look or ctx.target_instance
     if copy.marks.get("job") != ctx.job.id or copy.is_running:
         raise IdentityMismatch(f"{ctx.move.target}:{copy.name} is not a stopped copy of this job; left alone")
-    ended = ctx.settle(
-        "remove",
-        lambda: ctx.on_target(ctx.target.delete(copy.name, project=copy.project)),
-        blocked_on=f"removal of the unfinished copy on {ctx.move.target}",
-    )
+    try:
+        ended = ctx.settle(
+            "remove",
+            lambda: ctx.on_target(ctx.target.delete(copy.name, project=copy.project)),
+            blocked_on=f"removal of the unfinished copy on {ctx.move.target}",
+        )
+    except NotFound as error:
+        if look() is not None:
+            raise TransferFailed(error.message) from error
+        ended = None  # its server has removed what it did not receive whole
     if isinstance(ended, Outcome):
         return ended
-    if ctx.target_instance() is None:
+    if look() is None:
         ctx.forget("remove")
         return None
-    return _set_wreck_aside(ctx, copy, ended.error if ended else "")
+    return _set_wreck_aside(ctx, copy, ended.error if ended else "", look)
 
 
 def free_name(ctx: Context, found: Instance | None, reserve: Callable[[], object]) -> Outcome | None:
@@ -50,8 +73,8 @@ def free_name(ctx: Context, found: Instance | None, reserve: Callable[[], object
     if found is not None:
         if found.marks.get("job") != ctx.job.id:
             raise IdentityMismatch(f"{ctx.move.target}:{found.name} is not a copy of this job; left alone")
-        return _set_wreck_aside(ctx, found, "") or Outcome.again(evidence=ctx.job.evidence)
-    running = find_operation(ctx.target.operations(project=ctx.move.target_project), ctx.move.name)
+        return _set_wreck_aside(ctx, found, "", ctx.target_instance) or Outcome.again(evidence=ctx.job.evidence)
+    running = find_operation(ctx.target.operations(project=ctx.move.target_project), ctx.job.copy_name)
     if running is not None:
         blocked_on = f"the end of '{running.description}' on {ctx.move.target}"
         return ctx.wait_for(ctx.on_target(running.id), blocked_on=blocked_on, retry_in=timedelta(seconds=2))
@@ -64,7 +87,7 @@ def free_name(ctx: Context, found: Instance | None, reserve: Callable[[], object
     return None
 
 
-def _set_wreck_aside(ctx: Context, wreck: Instance, error: str) -> Outcome | None:
+def _set_wreck_aside(ctx: Context, wreck: Instance, error: str, look: Callable[[], Instance | None]) -> Outcome | None:
     """On btrfs, a copy whose daemon was killed while it received snapshots can never be deleted, but be renamed."""
     known = list(ctx.job.facts.get("wrecks", []))
     aside = ctx.job.evidence.get("aside") or f"{WRECK.format(wreck.name[:40], ctx.job.id)}{len(known) + 1}"
@@ -79,6 +102,6 @@ def _set_wreck_aside(ctx: Context, wreck: Instance, error: str) -> Outcome | Non
     if isinstance(ended, Outcome):
         return ended
     ctx.forget("remove", "rename", "aside")
-    if ctx.target_instance() is None:
+    if look() is None:
         return None
     raise TransferFailed(f"{ctx.move.target}:{wreck.name} can be neither deleted nor renamed: {error}")

@@ -6,6 +6,7 @@ finished one from its first moment.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from common.domain.eligibility import wanted_pool, wanted_profiles
 from common.domain.errors import (
     CutoverBroken,
+    HerderError,
     IdentityMismatch,
     NotFound,
     OperationLost,
@@ -23,21 +25,24 @@ from common.domain.errors import (
     TransferStalled,
     VerificationFailed,
 )
-from common.domain.instance import COPY_OF, GUARD_DEVICE, Instance, is_root_disk
+from common.domain.generation import BACKUP, BACKUP_OF, STAGING
+from common.domain.instance import BACKUP_STATE, COPY_OF, PUT_BACK, Instance, is_root_disk
 from common.domain.job import Outcome, Pass
 from common.domain.operation import Operation, OperationRef
 from common.domain.plan import Mode, identity_of
 from common.lxd.migration import Transfer, receive_body, reserve_body
 from workers.steps.context import LOOK_AGAIN, Context
-from workers.steps.copies import find_operation, free_name, remove_copy
-from workers.steps.guard import GUARD
-from workers.steps.marks import mark, marked, restored, snapshot_name, uuid_of_copy, wanted
+from workers.steps.copies import find_operation, free_name, kept_copy, remove_copy
+from workers.steps.guard import guard
+from workers.steps.marks import mark, marked, remembered_id, restored, snapshot_name, uuid_of_copy, wanted
 from workers.steps.repair import drop_newest_snapshot, is_beyond_repair
-from workers.steps.ways import choose_way, closed_way, is_closed, is_push
+from workers.steps.ways import choose_way, closed_way, is_closed
 
 #: LXD 5.0.2 on btrfs tells snapshots apart by the subvolume they were received from. Those that came to the source
 #: with an earlier move count as missing on the target, and the stream then has no parent.
 _NO_PARENT = "cannot find parent subvolume"
+#: A snapshot of a copy that was copied on its server counts as missing, and the one that comes finds its name taken.
+_IN_THE_WAY = ": file exists"
 #: LXD is still removing what a broken transfer has left.
 _STILL_THERE = "already exists on migration target"
 #: After so many refusals of this kind it does not remove it any more.
@@ -51,6 +56,8 @@ _VANISHED = "exit status 24"
 #: What LXD notes on a copy when it has all of it, for its first start.
 _TEMPLATE = "volatile.apply_template"
 _KEYS = ("snapshot", "snapped", "began", "offer", "receive", "pass", "sent", "moved_at")
+#: What a wait says of passes that are not pulled.
+_BY = {Mode.PUSH: " by push, which cannot be cancelled", Mode.RELAY: " by relay"}
 #: rsync may compare files for long without sending a byte.
 _STALL_FACTOR_OF_RSYNC = 10
 
@@ -87,6 +94,40 @@ def run_pass(ctx: Context, kind: str) -> Outcome | Pass:
     return _follow(ctx, kind) if ctx.job.is_down and ctx.lingers(begun) else begun
 
 
+def local_pass(ctx: Context) -> Outcome | Pass:
+    """The one pass of a copy that stays on its server."""
+    if "pass" not in ctx.job.evidence:
+        _begin_numbering(ctx)
+    if "clone" not in ctx.job.evidence:
+        settled = _earlier_attempt(ctx, "full", ctx.target_instance())
+        if settled is not None:
+            return settled
+        ctx.note(evidence={"began": ctx.now().isoformat()})
+    ended = ctx.settle(
+        "clone",
+        lambda: ctx.on_target(ctx.target.receive(_local_body(ctx), project=ctx.move.target_project)),
+        blocked_on=f"a copy on {ctx.move.target}",
+    )
+    if isinstance(ended, Outcome):
+        return ended
+    ctx.forget("clone")
+    if ended is None:
+        raise OperationLost(f"{ctx.move.target} forgot how the copy of {ctx.move.instance} ended")
+    if not ended.succeeded:
+        ctx.forget(*_KEYS)
+        raise TransferFailed(f"{ctx.move.target}: copy of {ctx.move.instance}: {ended.error}")
+    return _prove(ctx, "full", None)
+
+
+def _local_body(ctx: Context) -> dict[str, Any]:
+    """What its request does not say a copy on its server has of the original; said to be empty, it has it not."""
+    instance = ctx.source_instance()
+    body = _receive_body(ctx, instance, Transfer())
+    unsaid = dict.fromkeys((key for key in instance.config if not key.startswith("volatile.")), "")
+    source = {"type": "copy", "source": instance.name, "project": instance.project}
+    return {**body, "config": {**unsaid, **body["config"]}, "source": source}
+
+
 def _begin_numbering(ctx: Context) -> None:
     """A number is never used twice, so that a snapshot of a broken pass cannot be taken for a later one's."""
     number = int(ctx.job.facts.get("next_pass", 0))
@@ -99,18 +140,21 @@ def _number(ctx: Context) -> int:
 
 def _has_snapshot(ctx: Context) -> bool:
     """Whether the pass at hand was begun with a snapshot of ours, which must then have arrived."""
-    return bool(ctx.job.evidence.get("snapped"))
+    return bool(ctx.move.backup or ctx.job.evidence.get("snapped"))
 
 
 def _snapshot(ctx: Context, kind: str, source: Instance) -> Outcome | None:
     """Only where pools send deltas: there only a new snapshot makes a refresh one; elsewhere it would be a full copy.
 
-    A stopped instance that is sent whole is its own snapshot, and so is one of which no refresh follows.
+    A stopped instance that is sent whole is its own snapshot, and so is one of which no refresh follows. A backup has
+    made the snapshot of its run before.
     """
+    if ctx.move.backup or ctx.job.evidence.get("snapped"):
+        return None
     if not ctx.job.facts.get("deltas") or (kind == "full" and (source.is_stopped or ctx.move.is_copy)):
         return None
-    if ctx.job.evidence.get("snapped"):
-        return None
+    if ctx.move.is_refresh and ctx.move.overrides.instance_only:
+        return None  # it would not be sent
     name = snapshot_name(ctx.job, _number(ctx))
     try:
         ended = ctx.settle(
@@ -167,11 +211,11 @@ def _is_inconsistent_allowed(ctx: Context, instance: Instance) -> bool:
 
     Without it, LXD freezes a running container on a dir pool for the whole pass. The final pass makes up for it; but a
     guest that keeps deleting files breaks such passes, and then it has to be frozen after all. After the only pass of
-    a copy nothing is made up for.
+    a copy nothing is made up for. Of a backup only the snapshot counts, whose files nobody writes.
     """
     if ctx.move.overrides.allow_inconsistent:
         return True
-    if ctx.move.is_copy:
+    if ctx.move.is_copy and not ctx.move.backup:
         return False
     return instance.is_running and not ctx.job.facts.get("deltas") and not ctx.job.facts.get("must_freeze")
 
@@ -193,7 +237,7 @@ def _begin(ctx: Context, kind: str, instance: Instance, copy: Instance | None) -
         instance_only=ctx.move.overrides.instance_only,
         allow_inconsistent=_is_inconsistent_allowed(ctx, instance),
     )
-    begin = _pull if way.mode is Mode.PULL else _push
+    begin = {Mode.PULL: _pull, Mode.PUSH: _push, Mode.RELAY: _relay}[way.mode]
     offer, receive = begin(ctx, instance, transfer)
     offered, received = ctx.on_source(offer), ctx.on_target(receive)
     return _wait(ctx, kind, offered, received, {**ctx.job.evidence, "offer": offer, "receive": receive})
@@ -239,16 +283,56 @@ def _push(ctx: Context, instance: Instance, transfer: Transfer) -> tuple[str, st
     return pushing, awaited.operation
 
 
+def _relay(ctx: Context, instance: Instance, transfer: Transfer) -> tuple[str, str]:
+    """Both wait and this process dials both: the operations of both.
+
+    To lose the lease ends no relay: whoever has the job then finds its operations, and follows or cancels them.
+    """
+    ctx.confirm_fence()
+    try:
+        awaited = ctx.target.await_push(_receive_body(ctx, instance, transfer), project=ctx.move.target_project)
+    except PermanentError as error:
+        raise _not_received(error) from error
+    ctx.confirm_fence()
+    offer = ctx.source.offer(
+        ctx.move.instance,
+        project=ctx.move.project,
+        instance_only=transfer.instance_only,
+        allow_inconsistent=transfer.allow_inconsistent,
+    )
+    try:
+        ctx.confirm_fence()
+        ctx.carry(ctx.source, offer, ctx.target, awaited, ctx.move.policy.rate)
+    except HerderError as error:
+        # Else it would keep the source busy for its 10 s.
+        with suppress(HerderError):
+            ctx.source.cancel(offer.operation)
+        if isinstance(error, PermanentError):  # one of them gave up waiting before we came
+            raise TransferFailed(error.message) from error
+        raise
+    return offer.operation, awaited.operation
+
+
 def _not_received(error: PermanentError) -> Exception:
     return TransferFailed(error.message) if _STILL_THERE in error.message else error
 
 
 def _receive_body(ctx: Context, instance: Instance, transfer: Transfer) -> dict[str, Any]:
+    kept = kept_copy(ctx) if ctx.move.is_refresh else None
+    if kept is not None:
+        return receive_body(
+            kept,
+            name=ctx.job.copy_name,
+            config=_config_of_kept(ctx, kept),
+            devices=kept.devices,
+            profiles=kept.profiles,
+            source=transfer,
+        )
     return receive_body(
-        replace(instance, ephemeral=ctx.move.overrides.ephemeral) if ctx.move.is_copy else instance,
-        name=ctx.move.name,
+        replace(instance, ephemeral=ctx.move.overrides.ephemeral, stateful=False) if ctx.move.is_copy else instance,
+        name=ctx.job.copy_name,
         config=_copy_config(ctx, instance),
-        devices={**ctx.wanted_devices(instance), GUARD_DEVICE: GUARD},
+        devices={**ctx.wanted_devices(instance), **guard(ctx.move.type)},
         profiles=wanted_profiles(instance, ctx.move),
         source=transfer,
     )
@@ -256,15 +340,15 @@ def _receive_body(ctx: Context, instance: Instance, transfer: Transfer) -> dict[
 
 def _reserve_name(ctx: Context) -> None:
     instance = ctx.source_instance()
-    devices = {**ctx.wanted_devices(instance), GUARD_DEVICE: GUARD}
+    devices = {**ctx.wanted_devices(instance), **guard(ctx.move.type)}
     if not any(is_root_disk(device) for device in devices.values()):
         devices["root"] = {"type": "disk", "path": "/", "pool": wanted_pool(instance, ctx.move)}
-    body = reserve_body(instance, name=ctx.move.name, config=_copy_config(ctx, instance), devices=devices)
+    body = reserve_body(instance, name=ctx.job.copy_name, config=_copy_config(ctx, instance), devices=devices)
     ctx.target.receive(body, project=ctx.move.target_project)
 
 
 def _wait(ctx: Context, kind: str, offered: OperationRef, received: OperationRef, evidence: dict[str, Any]) -> Outcome:
-    by = " by push, which cannot be cancelled" if is_push(evidence) else ""
+    by = _BY.get(evidence.get("mode", ""), "")
     return Outcome.wait(
         f"{kind} pass {evidence['pass']} from {ctx.move.source} to {ctx.move.target}{by}",
         retry_in=LOOK_AGAIN,
@@ -274,7 +358,9 @@ def _wait(ctx: Context, kind: str, offered: OperationRef, received: OperationRef
 
 
 def _copy_config(ctx: Context, instance: Instance) -> dict[str, str]:
-    config = {**instance.own_config, **_identity(ctx, instance), **ctx.move.overrides.config}
+    if ctx.move.backup:
+        return _staging_config(ctx, instance)
+    config = ctx.move.overrides.over({**instance.own_config, **_identity(ctx, instance)})
     config.pop("security.protection.delete", None)
     return config | {
         "boot.autostart": "false",
@@ -284,8 +370,36 @@ def _copy_config(ctx: Context, instance: Instance) -> dict[str, str]:
         mark("pass"): str(_number(ctx)),
         mark("source"): f"{ctx.move.source}:{ctx.move.instance}",
         mark("memo"): ctx.memo(ctx.job) if ctx.move.is_copy else instance.marks.get("memo", ""),
-        **wanted({**restored(instance), **ctx.move.overrides.config}),
+        **wanted(ctx.move.overrides.over(restored(instance))),
+        **(remembered_id(instance) if ctx.move.is_within_cluster else {}),
     }
+
+
+def _staging_config(ctx: Context, instance: Instance) -> dict[str, str]:
+    """Nothing of the instance's own: what it is goes with each generation."""
+    return {
+        **_identity(ctx, instance),
+        "boot.autostart": "false",
+        BACKUP: ctx.move.order.policy,
+        BACKUP_OF: ctx.move.origin,
+        BACKUP_STATE: STAGING,
+        mark("job"): ctx.job.id,
+        mark("role"): "target",
+        mark("state"): "receiving",
+        mark("pass"): str(_number(ctx)),
+    }
+
+
+def is_received(copy: Instance) -> bool:
+    """Whether all of a copy has come, once: LXD's own sign, which it bears until its first start."""
+    return copy.config.get(_TEMPLATE) == "copy"
+
+
+def _config_of_kept(ctx: Context, kept: Instance) -> dict[str, str]:
+    """A copy that is made anew is what it was. One whose files are all new can be refreshed by LXD again."""
+    config = {key: value for key, value in kept.config.items() if not key.startswith("volatile.") and key != PUT_BACK}
+    marks = {mark("role"): "target", mark("state"): "receiving", mark("pass"): str(_number(ctx))}
+    return {**config, **kept.identity, **marks}
 
 
 def _identity(ctx: Context, instance: Instance) -> Mapping[str, str]:
@@ -354,17 +468,19 @@ def _failure(ctx: Context, target_side: Operation, source_side: Operation | None
         text += f" | {ctx.move.source}: {source_side.error}"
     if is_beyond_repair(text):
         return _broken(ctx, text)
-    if _NO_PARENT in text:
-        return RefreshImpossible(f"the servers cannot refresh a copy of snapshots that were moved before: {text}")
+    if _NO_PARENT in text or (_IN_THE_WAY in text and ctx.move.is_refresh):
+        return RefreshImpossible(
+            f"the servers cannot refresh a copy of snapshots that were moved or copied before: {text}"
+        )
     if _UNKNOWN_KEY in text:
         return ServerRefused(
             f"a snapshot has config that {ctx.move.target} does not take: {text}",
             hint="delete that snapshot, or leave all behind with `herder move --method cold --instance-only`",
         )
     if _PHANTOM in text:
-        sql = f"DELETE FROM storage_volumes WHERE type = 0 AND name = '{ctx.move.name}'"  # noqa: S608 - for a person
+        sql = f"DELETE FROM storage_volumes WHERE type = 0 AND name = '{ctx.job.copy_name}'"  # noqa: S608 - for a person
         return ServerRefused(
-            f"a deletion that broke off has left the record of a volume {ctx.move.name}: {text}",
+            f"a deletion that broke off has left the record of a volume {ctx.job.copy_name}: {text}",
             hint=f'as root on {ctx.move.target}: `lxd sql global "{sql}"`, then `herder retry {ctx.job.id}`',
         )
     if _STILL_THERE in text:
@@ -408,13 +524,16 @@ def _after_forgotten(ctx: Context, kind: str) -> Outcome | Pass:
         return _prove(ctx, kind, offered)
     if kind != "full" and copy is not None and not same_daemon:
         _drop_phantom_snapshot(ctx)
+        if ctx.move.is_refresh and not ctx.job.facts.get("deltas"):
+            ctx.forget(*_KEYS)
+            raise RefreshImpossible(f"{ctx.move.target} died while it received snapshots, which rsync does not repair")
     ctx.forget(*_KEYS)
     raise OperationLost(f"{ctx.move.target} forgot the {kind} pass, and the copy does not prove it")
 
 
 def _is_complete(ctx: Context, copy: Instance) -> bool:
     """Complete copies carry LXD's own sign and accept a change; wrecks, and copies that are being removed, do not."""
-    if copy.config.get(_TEMPLATE) != "copy":
+    if not is_received(copy):
         return False
     try:
         ctx.target.patch(copy.name, project=copy.project, config={mark("probe"): "1"})
@@ -426,10 +545,10 @@ def _is_complete(ctx: Context, copy: Instance) -> bool:
 def _drop_phantom_snapshot(ctx: Context) -> None:
     """A target that died in a refresh keeps a row for the new snapshot without its data; it must not be built upon."""
     name = snapshot_name(ctx.job, _number(ctx))
-    known = {s.name for s in ctx.target.snapshots(ctx.move.name, project=ctx.move.target_project)}
+    known = {s.name for s in ctx.target.snapshots(ctx.job.copy_name, project=ctx.move.target_project)}
     if name in known:
         ctx.confirm_fence()
-        ctx.target.delete_snapshot(ctx.move.name, name, project=ctx.move.target_project)
+        ctx.target.delete_snapshot(ctx.job.copy_name, name, project=ctx.move.target_project)
 
 
 def _prove(ctx: Context, kind: str, offered: OperationRef | None) -> Pass:
@@ -437,13 +556,13 @@ def _prove(ctx: Context, kind: str, offered: OperationRef | None) -> Pass:
     copy = ctx.own_copy()
     if copy is None:
         ctx.forget(*_KEYS)
-        raise OperationLost(f"{ctx.move.target}:{ctx.move.name} is not there after a successful pass")
+        raise OperationLost(f"{ctx.move.target}:{ctx.job.copy_name} is not there after a successful pass")
     _check_pool(ctx, copy)
     if _has_snapshot(ctx) and not ctx.move.overrides.instance_only:
-        have = {s.name for s in ctx.target.snapshots(ctx.move.name, project=ctx.move.target_project)}
+        have = {s.name for s in ctx.target.snapshots(ctx.job.copy_name, project=ctx.move.target_project)}
         if snapshot_name(ctx.job, _number(ctx)) not in have:
             ctx.forget(*_KEYS)
-            raise OperationLost(f"{ctx.move.target}:{ctx.move.name} lacks the snapshot of the {kind} pass")
+            raise OperationLost(f"{ctx.move.target}:{ctx.job.copy_name} lacks the snapshot of the {kind} pass")
     _mark_copy(ctx, copy, {"state": "complete", "pass": str(_number(ctx)), "probe": ""})
     began = datetime.fromisoformat(ctx.job.evidence["began"])
     sent = ctx.log.progress(offered)[0] if offered else 0
@@ -456,7 +575,7 @@ def _check_pool(ctx: Context, copy: Instance) -> None:
     pool = wanted_pool(ctx.source_instance(), ctx.move)
     if copy.root_pool != pool:
         raise VerificationFailed(
-            f"{ctx.move.target} put {ctx.move.name} into pool {copy.root_pool} instead of {pool}",
+            f"{ctx.move.target} put {ctx.job.copy_name} into pool {copy.root_pool} instead of {pool}",
             hint=f"see that {ctx.move.target} has pool {pool}; `herder cancel {ctx.job.id}` removes the copy",
         )
 
@@ -469,10 +588,10 @@ def _earlier_attempt(ctx: Context, kind: str, found: Instance | None) -> Outcome
         return None
     if found.marks.get("job") != ctx.job.id:
         raise IdentityMismatch(
-            f"{ctx.move.target} has an instance {ctx.move.name} that is not ours",
-            hint=f"rename or delete {ctx.move.target}:{ctx.move.name}, then `herder retry {ctx.job.id}`",
+            f"{ctx.move.target} has an instance {ctx.job.copy_name} that is not ours",
+            hint=f"rename or delete {ctx.move.target}:{ctx.job.copy_name}, then `herder retry {ctx.job.id}`",
         )
-    running = find_operation(ctx.target.operations(project=ctx.move.target_project), ctx.move.name)
+    running = find_operation(ctx.target.operations(project=ctx.move.target_project), ctx.job.copy_name)
     if running is not None:
         blocked_on = f"an earlier pass that still runs on {ctx.move.target}"
         return ctx.wait_for(ctx.on_target(running.id), blocked_on=blocked_on, retry_in=timedelta(seconds=2))
@@ -495,7 +614,7 @@ def _accept_or_remove(ctx: Context, found: Instance) -> Outcome | Pass | None:
     number = int(found.marks.get("pass", "-1"))
     # How long it took is lost; its whole age is an upper bound, which makes a refresh pass follow.
     age = ctx.now() - found.created_at
-    is_marked = found.marks.get("state") == "complete" and found.config.get(_TEMPLATE) == "copy"
+    is_marked = found.marks.get("state") == "complete" and is_received(found)
     if is_marked and number >= int(ctx.job.facts.get("whole_from", 0)):
         ctx.note(next_pass=max(int(ctx.job.facts["next_pass"]), number + 1))
         return Pass(number=number, kind="full", took=age)

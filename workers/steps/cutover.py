@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
+from types import MappingProxyType
 
 import tenacity
 
@@ -31,6 +32,7 @@ from workers.steps.copying import mark_receiving
 from workers.steps.guard import LAST_USED, guard_source, seal_guard, was_handed_over
 from workers.steps.health import check_health
 from workers.steps.marks import is_own_snapshot, mark, restored
+from workers.steps.volumes import check_volumes, differing_volumes
 
 _DEFAULT_GRACE = timedelta(seconds=30)  # LXD's own boot.host_shutdown_timeout
 #: Looks after which they do not become any rarer.
@@ -73,6 +75,8 @@ def _prepared(ctx: Context, instance: Instance) -> Instance:
 
 
 def _stop(ctx: Context, instance: Instance) -> Outcome:
+    if ctx.move.method is Method.STATEFUL:
+        return _stop_with_memory(ctx, instance)
     grace = grace_of(ctx, instance)
     ended = ctx.settle(
         "stop",
@@ -93,6 +97,27 @@ def _stop(ctx: Context, instance: Instance) -> Outcome:
         raise StopRefused(f"{instance.name} did not shut down within {grace.total_seconds():.0f} s")
     ctx.note(evidence={"forced": True})
     return _look_soon(ctx, _force(ctx))
+
+
+def _stop_with_memory(ctx: Context, instance: Instance) -> Outcome:
+    """No grace, because the guest is not asked, and no force, which would lose the memory."""
+    ended = ctx.settle(
+        "stop",
+        lambda: ctx.on_source(ctx.source.stop_with_memory(instance.name, project=instance.project)),
+        blocked_on=f"{ctx.move.source} to write the memory of {instance.name} to its disk",
+        lingers=False,
+    )
+    if isinstance(ended, Outcome):
+        return ended
+    ctx.forget("stop")
+    if ctx.source_instance().is_stopped:
+        return Outcome.again(evidence=ctx.job.evidence)
+    if ended is None:
+        raise TransferFailed(f"{ctx.move.source} forgot the stop of {instance.name}, which still runs")
+    raise StopRefused(
+        f"{ctx.move.source}: the memory of {instance.name} was not saved, and it runs on: {ended.error}",
+        hint="mend that, then `herder retry`; or plan again with `--method cold`",
+    )
 
 
 def _look_soon(ctx: Context, waiting: Outcome) -> Outcome:
@@ -160,6 +185,7 @@ def _check_copy(ctx: Context) -> None:
             f"{ctx.move.target}:{copy.name} runs before it was handed over",
             hint="somebody removed the guard and started it; stop one of the two by hand",
         )
+    check_volumes(ctx)
 
 
 def check_untouched(ctx: Context, source: Instance) -> str:
@@ -176,6 +202,44 @@ def check_untouched(ctx: Context, source: Instance) -> str:
     return last_used
 
 
+def take_name(ctx: Context) -> Outcome:
+    """Within a cluster a name exists once: the source gives it up, then the copy takes it.
+
+    Both are stopped and guarded. Should a request come late, the name that it wants is taken, or the one that it means
+    is gone: nothing changes.
+    """
+    copy = _committed_copy(ctx)
+    if copy is None or copy.name == ctx.move.name:
+        return Outcome.completed()
+    for key, instance, name in (
+        ("rename_source", _retired_side(ctx), ctx.job.retired_name),
+        ("rename_copy", copy, ctx.move.name),
+    ):
+        renamed = _rename(ctx, key, instance, name)
+        if renamed is not None:
+            return renamed
+    return Outcome.again()
+
+
+def _rename(ctx: Context, key: str, instance: Instance, name: str) -> Outcome | None:
+    """None when it has this name. Raises TransferFailed."""
+    if instance.name == name:
+        return None
+    ended = ctx.settle(
+        key,
+        lambda: ctx.on_target(ctx.target.rename(instance.name, name, project=instance.project)),
+        blocked_on=f"{instance.name} to be renamed to {name} on {instance.location}",
+    )
+    if isinstance(ended, Outcome):
+        return ended
+    ctx.forget(key)
+    if ended is None:
+        return Outcome.again(evidence=ctx.job.evidence)  # its server has forgotten it: look what it is called now
+    if not ended.succeeded:
+        raise TransferFailed(f"{ctx.move.target}: {instance.name} was not renamed to {name}: {ended.error}")
+    return None
+
+
 def start_target(ctx: Context) -> Outcome:
     """Take the guard off the target, give it its own autostart back, and start it if the source ran."""
     copy = _committed_copy(ctx)
@@ -189,7 +253,7 @@ def start_target(ctx: Context) -> Outcome:
         return Outcome.completed()
     ended = ctx.settle(
         "start",
-        lambda: ctx.on_target(ctx.target.start(copy.name, project=copy.project)),
+        lambda: ctx.on_target(ctx.target.start(copy.name, stateful=copy.stateful, project=copy.project)),
         blocked_on=f"the start on {ctx.move.target}",
     )
     if isinstance(ended, Outcome):
@@ -230,22 +294,32 @@ def _committed_copy(ctx: Context) -> Instance | None:
 
 
 def _release_target(ctx: Context, copy: Instance) -> Outcome | None:
-    """Raises IdentityMismatch if the source could start."""
+    source = _retired_side(ctx)
+    # Not the devices that it has: Incus gives every copy a root disk of its own, also where a profile has one.
+    return free_target(ctx, copy, "handed-over", devices=ctx.wanted_devices(source))
+
+
+def _retired_side(ctx: Context) -> Instance:
+    """The source that was handed over. Raises IdentityMismatch if it could start."""
     source = ctx.source_instance()
     if not source.is_stopped or not source.is_guarded:
         raise IdentityMismatch(
             f"{ctx.move.source}:{source.name} is not stopped and guarded although it was handed over",
             hint="somebody changed it; decide which side shall run, and stop the other",
         )
-    # Not the devices that it has: Incus gives every copy a root disk of its own, also where a profile has one.
-    return free_target(ctx, copy, "handed-over", devices=ctx.wanted_devices(source))
+    return source
 
 
-def free_target(ctx: Context, copy: Instance, state: str, *, devices: Devices) -> Outcome | None:
-    """Leave the copy these devices, no guard among them, its own autostart, and this state; None when done."""
+def free_target(
+    ctx: Context, copy: Instance, state: str, *, devices: Devices, told: Mapping[str, str] = MappingProxyType({})
+) -> Outcome | None:
+    """Leave the copy these devices, no guard among them, its own autostart, and this state; None when done.
+
+    ``told`` is more config, which stays.
+    """
 
     def put() -> str:
-        return ctx.target.replace(copy, config={**restored(copy), mark("state"): state}, devices=devices)
+        return ctx.target.replace(copy, config={**restored(copy), mark("state"): state, **told}, devices=devices)
 
     try:
         ended = ctx.settle(
@@ -272,7 +346,7 @@ def verify_target(ctx: Context) -> Outcome:
         source = ctx.source_instance()
     except NotFound:
         return Outcome.completed()  # it was deleted after this step had succeeded, and Redis has lost that
-    differences = compare(ctx, source, copy)
+    differences = compare(ctx, source, copy) + differing_volumes(ctx)
     if differences:
         raise VerificationFailed(
             f"{ctx.move.target}:{copy.name} runs but differs: " + "; ".join(differences),
@@ -288,7 +362,7 @@ def verify_target(ctx: Context) -> Outcome:
 
 def compare(ctx: Context, source: Instance, copy: Instance) -> list[str]:
     """What differs between the retired source and the target beyond what was asked for."""
-    wanted_config = {**_originally(source), **ctx.move.overrides.config}
+    wanted_config = ctx.move.overrides.over(_originally(source))
     has_config = _without_transient(copy.config)
     found = [
         f"config {key} is {has_config.get(key)!r}, not {wanted_config.get(key)!r}"
@@ -306,7 +380,7 @@ def compare(ctx: Context, source: Instance, copy: Instance) -> list[str]:
     ]
     if ctx.job.facts.get("was_running") and not copy.is_running:
         found.append(f"its status is {copy.status}")
-    return found + missing_snapshots(ctx)
+    return found + missing_snapshots(ctx, source, copy)
 
 
 def _wanted_addresses(ctx: Context, source: Instance) -> dict[str, str]:
@@ -315,12 +389,12 @@ def _wanted_addresses(ctx: Context, source: Instance) -> dict[str, str]:
     return {**source.addresses, **asked}
 
 
-def missing_snapshots(ctx: Context) -> list[str]:
+def missing_snapshots(ctx: Context, source: Instance, copy: Instance) -> list[str]:
     """A sentence for each snapshot that the source has and the target has not; herder's own do not count."""
     if ctx.move.overrides.instance_only:
         return []
-    on_source = {s.name for s in ctx.source.snapshots(ctx.move.instance, project=ctx.move.project)}
-    on_target = {s.name for s in ctx.target.snapshots(ctx.move.name, project=ctx.move.target_project)}
+    on_source = {s.name for s in ctx.source.snapshots(source.name, project=source.project)}
+    on_target = {s.name for s in ctx.target.snapshots(copy.name, project=copy.project)}
     return [f"it lacks snapshot {name}" for name in sorted(on_source - on_target) if not is_own_snapshot(ctx.job, name)]
 
 

@@ -7,12 +7,13 @@ herder deletes it any more.
 from contextlib import suppress
 
 from common.domain.eligibility import wanted_profiles
-from common.domain.errors import IdentityMismatch, NotFound, VerificationFailed
-from common.domain.instance import Instance
+from common.domain.errors import CopyLost, IdentityMismatch, NotFound, ServerRefused, VerificationFailed
+from common.domain.instance import REFRESHED_BY, Instance
 from common.domain.job import Outcome
 from workers.steps.context import Context
 from workers.steps.cutover import free_target, missing_snapshots
 from workers.steps.guard import is_released, unguarded
+from workers.steps.marks import LEAVING, mark
 
 
 def verify_copy(ctx: Context) -> Outcome:
@@ -35,7 +36,7 @@ def _unlike(ctx: Context, source: Instance, copy: Instance) -> list[str]:
     """Its owner may take and delete snapshots meanwhile: those count that were there at the beginning and still are."""
     found = [] if copy.profiles == wanted_profiles(source, ctx.move) else [f"its profiles are {copy.profiles}"]
     were = {f"it lacks snapshot {name}" for name in ctx.job.facts.get("snapshots", ())}
-    return found + [lack for lack in missing_snapshots(ctx) if lack in were]
+    return found + [lack for lack in missing_snapshots(ctx, source, copy) if lack in were]
 
 
 def release_copy(ctx: Context) -> Outcome:
@@ -43,15 +44,24 @@ def release_copy(ctx: Context) -> Outcome:
     if is_released(ctx, ctx.target_instance()):
         return Outcome.completed()
     copy = _guarded_copy(ctx)
-    return free_target(ctx, copy, "released", devices=unguarded(copy)) or Outcome.completed()
+    if copy.marks.get("state") == LEAVING:
+        raise IdentityMismatch(
+            f"{ctx.move.target}:{copy.name} is being put back as it was", hint=f"`herder cancel {ctx.job.id}`"
+        )
+    told = {REFRESHED_BY: ctx.job.id} if ctx.move.is_refresh else {}
+    return free_target(ctx, copy, "released", devices=unguarded(copy), told=told) or Outcome.completed()
 
 
 def _guarded_copy(ctx: Context) -> Instance:
-    """Raises IdentityMismatch."""
+    """Raises CopyLost."""
     copy = ctx.own_copy()
     if copy is None:
-        raise IdentityMismatch(
-            f"{ctx.move.target}:{ctx.move.name} is not there any more, or is not ours",
-            hint=f"`herder retry {ctx.job.id}` makes it again; the source is as it was",
-        )
+        raise CopyLost(f"{ctx.move.target}:{ctx.move.name} is not there any more, or is not ours")
     return copy
+
+
+def keep_from_release(ctx: Context, copy: Instance) -> None:
+    """Another ETag: a release that was asked for and has not begun is refused. Wrecks refuse it, and need it not."""
+    if copy.marks.get("state") != LEAVING:
+        with suppress(NotFound, ServerRefused):
+            ctx.patch_target({mark("state"): LEAVING}, seen=copy)

@@ -3,14 +3,19 @@
 import uuid
 
 from common.domain.errors import IdentityMismatch
+from common.domain.generation import moment_of
 from common.domain.instance import MARK_PREFIX, Config, Instance, guard_profile
 from common.domain.job import Job
 from workers.steps.context import Context
 
 UNSET = "unset"
+#: The state of a refreshed copy that makes way for what was kept: nothing releases it any more.
+LEAVING = "leaving"
 
 #: Set on the copy so that its server does not start it and so that we can remove it; the wanted values are marked.
 _OVERRIDDEN = {"boot.autostart": "autostart", "security.protection.delete": "protection"}
+
+_INSTANCE_ID, _ID_MARK = "volatile.cloud-init.instance-id", "instance-id"
 
 
 def mark(name: str) -> str:
@@ -24,18 +29,25 @@ def uuid_of_copy(job: Job) -> str:
 
 
 def snapshot_name(job: Job, number: int) -> str:
-    """The name of our snapshot for pass ``number``."""
-    return f"herder-{job.id}-{number}"
+    """The name of our snapshot for pass ``number``; all passes of a backup send that of its run."""
+    return job.move.backup.snapshot if job.move.backup else f"herder-{job.id}-{number}"
 
 
 def is_own_snapshot(job: Job, name: str) -> bool:
-    """Whether this job made the snapshot."""
+    """Whether this job made the snapshot, or of a backup any run of its policy."""
+    if job.move.backup:
+        return moment_of(name, job.move.backup.policy) is not None
     return name.startswith(f"herder-{job.id}-")
 
 
 def wanted(config: Config) -> dict[str, str]:
     """Marks that remember what shall be restored at the cutover."""
     return {mark(short): config.get(key, UNSET) for key, short in _OVERRIDDEN.items()}
+
+
+def remembered_id(instance: Instance) -> dict[str, str]:
+    """A mark for the id by which cloud-init knows the machine: LXD gives it another one when it is renamed."""
+    return {mark(_ID_MARK): instance.config[_INSTANCE_ID]} if _INSTANCE_ID in instance.config else {}
 
 
 def restored(instance: Instance) -> dict[str, str]:
@@ -48,6 +60,8 @@ def restored(instance: Instance) -> dict[str, str]:
         config.pop(key, None)
         if remembered != UNSET:
             config[key] = remembered
+    if _ID_MARK in instance.marks:
+        config[_INSTANCE_ID] = instance.marks[_ID_MARK]
     return config
 
 

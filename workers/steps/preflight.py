@@ -1,18 +1,24 @@
 """Preflight: is this still the planned instance, and can it move there? Nothing is written before all is well."""
 
+from dataclasses import replace
 from typing import Any
 
-from common.domain.eligibility import findings, inherits_root, wanted_pool
+from common.domain.creation import with_created
+from common.domain.eligibility import attached_volumes, findings, inherits_root, wanted_pool
 from common.domain.errors import IdentityMismatch, NotFound, PreflightRefused, ServerRefused
 from common.domain.fleet import Server, sends_deltas
 from common.domain.instance import Instance
 from common.domain.job import Outcome
 from common.domain.plan import identity_of
-from common.lxd.survey import survey, tried
+from common.domain.volume import Volumes
+from common.lxd.survey import survey, told_of_machines, tried
 from workers.steps.context import Context
+from workers.steps.copies import kept_copy
+from workers.steps.creating import create_missing
 from workers.steps.guard import was_handed_over
 from workers.steps.marks import mark_source, ran_before
 from workers.steps.repair import drop_newest_snapshot, is_beyond_repair
+from workers.steps.volumes import claim_volumes
 
 
 def check_source(ctx: Context) -> Outcome:
@@ -25,6 +31,11 @@ def check_source(ctx: Context) -> Outcome:
             f"{ctx.move.source}:{ctx.move.instance} is not the instance that was planned: it was made anew",
             hint="make the plan again",
         )
+    if ctx.move.is_within_cluster and instance.location != ctx.move.source_member:
+        raise IdentityMismatch(
+            f"{ctx.move.source_place} has no {instance.name} any more: it is on {instance.location}",
+            hint="make the plan again",
+        )
     return Outcome.completed(was_running=ran_before(ctx, instance))
 
 
@@ -33,10 +44,12 @@ def check_target(ctx: Context) -> Outcome:
     instance = _source(ctx)
     if instance is None:
         return Outcome.completed()
-    target = _survey(ctx)
+    target = with_created(_survey(ctx), ctx.move.creations, ctx.move.target_project)
     is_handed_over = was_handed_over(ctx)
-    if not is_handed_over:
+    is_under_way = ctx.move.is_refresh and kept_copy(ctx) is not None
+    if not is_handed_over and not is_under_way:
         _refuse_if_unfit(ctx, instance, target)
+        create_missing(ctx)
     ctx.note(**_about_the_target(ctx, instance, target))
     if not is_handed_over and not ctx.move.is_copy:
         try:
@@ -45,6 +58,7 @@ def check_target(ctx: Context) -> Outcome:
             if not is_beyond_repair(error.message):
                 raise
             return drop_newest_snapshot(ctx)
+        claim_volumes(ctx)
     return Outcome.completed()
 
 
@@ -57,7 +71,7 @@ def learned(ctx: Context) -> dict[str, Any]:
 
 
 def _survey(ctx: Context) -> Server:
-    return survey(ctx.target, projects=(ctx.move.target_project,), only=ctx.move.name)
+    return survey(ctx.target, projects=(ctx.move.target_project,), only=ctx.job.copy_name)
 
 
 def _about_the_target(ctx: Context, instance: Instance, target: Server) -> dict[str, Any]:
@@ -82,8 +96,16 @@ def _source(ctx: Context) -> Instance | None:
 
 def _refuse_if_unfit(ctx: Context, instance: Instance, target: Server) -> None:
     """Raises PreflightRefused."""
-    source = Server(remote=ctx.move.source, info=ctx.source.info())
-    config = {**instance.own_config, **ctx.move.overrides.config}
+    if not ctx.move.is_within_cluster and attached_volumes(instance, ctx.move) != ctx.move.volumes:
+        raise IdentityMismatch(
+            f"{ctx.move.source}:{instance.name} attaches other custom volumes than were planned",
+            hint="make the plan again",
+        )
+    source = Server(remote=ctx.move.source, info=ctx.source.info(), volumes=_volumes(ctx))
+    if instance.is_virtual_machine:
+        source = replace(source, networks={ctx.move.project: frozenset()})
+        source, target = told_of_machines(ctx.source, source), told_of_machines(ctx.target, target)
+    config = ctx.move.overrides.over(instance.own_config)
     target = tried(ctx.target, target, source.info, [config])
     refused = [f for f in findings(instance, ctx.move, source, target, own_job=ctx.job.id) if f.is_refusal]
     if refused:
@@ -91,3 +113,10 @@ def _refuse_if_unfit(ctx: Context, instance: Instance, target: Server) -> None:
             f"{ctx.move.instance}: " + "; ".join(finding.message for finding in refused),
             hint="; ".join(finding.hint for finding in refused),
         )
+
+
+def _volumes(ctx: Context) -> Volumes:
+    """Those of the source that go along."""
+    project = ctx.move.project
+    found = {(v.pool, project, v.name): v for v in ctx.source.volumes(project=project)} if ctx.move.volumes else {}
+    return {key: found[key] for v in ctx.move.volumes if (key := (v.pool, project, v.name)) in found}

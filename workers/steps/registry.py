@@ -4,21 +4,42 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 
 from common.domain.job import Outcome
-from workers.steps import bring_back, cleanup, cutover, independence, preflight, transfer, undo
+from workers.steps import (
+    backing_up,
+    bring_back,
+    cleanup,
+    cutover,
+    exporting,
+    generations,
+    importing,
+    independence,
+    lone_volumes,
+    preflight,
+    refreshing,
+    transfer,
+    undo,
+    volumes,
+)
 from workers.steps.context import Context
 from workers.steps.guard import was_handed_over
 
 StepFunction = Callable[[Context], Outcome]
 
 
-def _unless_handed_over(step: StepFunction) -> StepFunction:
-    """A step that is done if the commit point lies behind it: Redis may have lost how far the job was."""
+def _unless(is_committed: Callable[[Context], bool]) -> Callable[[StepFunction], StepFunction]:
+    """For a step that is done if the commit point lies behind it: Redis may have lost how far the job was."""
 
-    @wraps(step)
-    def looks_first(ctx: Context) -> Outcome:
-        return Outcome.completed() if was_handed_over(ctx) else step(ctx)
+    def guarded(step: StepFunction) -> StepFunction:
+        @wraps(step)
+        def looks_first(ctx: Context) -> Outcome:
+            return Outcome.completed() if is_committed(ctx) else step(ctx)
 
-    return looks_first
+        return looks_first
+
+    return guarded
+
+
+_unless_handed_over, _unless_accepted = _unless(was_handed_over), _unless(lone_volumes.is_accepted)
 
 
 STEPS: Mapping[str, StepFunction] = {
@@ -26,17 +47,33 @@ STEPS: Mapping[str, StepFunction] = {
     for step in (
         preflight.check_source,
         preflight.check_target,
+        _unless_handed_over(volumes.reserve_volumes),
+        _unless_handed_over(volumes.copy_volumes),
         _unless_handed_over(transfer.full_pass),
         _unless_handed_over(transfer.refresh_passes),
         _unless_handed_over(cutover.stop_source),
+        _unless_handed_over(transfer.final_volumes),
         _unless_handed_over(transfer.final_pass),
         cutover.hand_over,
+        cutover.take_name,
         cutover.start_target,
         cutover.verify_target,
         _unless_handed_over(independence.verify_copy),
         independence.release_copy,
+        _unless_handed_over(refreshing.claim_copy),
+        _unless_handed_over(refreshing.keep_copy),
+        _unless_handed_over(refreshing.refresh_copy),
+        refreshing.drop_kept,
         cleanup.retire_source,
+        volumes.release_volumes,
         cleanup.drop_snapshots,
+        _unless_handed_over(backing_up.take_snapshot),
+        _unless_handed_over(backing_up.refresh_staging),
+        _unless_handed_over(generations.make_generation),
+        _unless_handed_over(generations.verify_generation),
+        generations.promote,
+        generations.prune,
+        generations.discard_generation,
         undo.cancel_pass,
         undo.restart_source,
         undo.discard_copy,
@@ -44,5 +81,27 @@ STEPS: Mapping[str, StepFunction] = {
         bring_back.stop_target,
         bring_back.take_back,
         bring_back.start_source,
+        exporting.check_archive,
+        exporting.make_backup,
+        exporting.stream_backup,
+        exporting.write_manifest,
+        exporting.drop_backup,
+        exporting.discard_export,
+        importing.check_import,
+        importing.send_backup,
+        importing.verify_import,
+        importing.name_import,
+        importing.settle_import,
+        importing.discard_import,
+        _unless_accepted(lone_volumes.check_volume),
+        _unless_accepted(lone_volumes.send_volume),
+        _unless_accepted(lone_volumes.verify_volume),
+        _unless_accepted(lone_volumes.accept_volume),
+        _unless_accepted(lone_volumes.swap_volume),
+        lone_volumes.drop_kept_volume,
+        lone_volumes.retire_volume,
+        lone_volumes.settle_volume,
+        lone_volumes.discard_volume,
+        lone_volumes.release_volume,
     )
 }

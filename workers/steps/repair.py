@@ -31,7 +31,8 @@ def drop_newest_snapshot(ctx: Context) -> Outcome:
     own = [name for name in there if is_own_snapshot(ctx.job, name)]
     if not own:
         raise TransferFailed(f"{ctx.move.source}:{ctx.move.instance} has a broken snapshot: one of {', '.join(there)}")
-    newest = max(own, key=lambda name: int(name.rpartition("-")[2]))
+    # Those of a policy's runs have their moments in their names, all of one length.
+    newest = max(own, key=lambda name: (0 if ctx.move.backup else int(name.rpartition("-")[2]), name))
     ended = ctx.settle(
         "drop",
         lambda: ctx.on_source(ctx.source.delete_snapshot(ctx.move.instance, newest, project=ctx.move.project)),

@@ -5,13 +5,14 @@ from dataclasses import replace
 from common.domain.convergence import decide
 from common.domain.job import Outcome, Pass
 from workers.steps.context import Context
-from workers.steps.copying import RefreshImpossible, run_pass
+from workers.steps.copying import RefreshImpossible, local_pass, run_pass
 from workers.steps.cutover import check_untouched
+from workers.steps.volumes import copy_last_word
 
 
 def full_pass(ctx: Context) -> Outcome:
     """The whole instance with all its snapshots; the copy cannot start until the cutover."""
-    passed = run_pass(ctx, "full")
+    passed = local_pass(ctx) if ctx.move.is_local else run_pass(ctx, "full")
     if isinstance(passed, Outcome):
         return passed
     return Outcome.completed(finished_pass=passed)
@@ -49,3 +50,10 @@ def final_pass(ctx: Context) -> Outcome:
     if isinstance(passed, Pass):
         return Outcome.completed(finished_pass=replace(passed, kind="final"))
     return passed
+
+
+def final_volumes(ctx: Context) -> Outcome:
+    """The last word of the custom volumes that the stopped source attaches."""
+    if "receive" not in ctx.job.evidence:
+        check_untouched(ctx, ctx.source_instance())
+    return copy_last_word(ctx)

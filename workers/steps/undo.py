@@ -12,8 +12,11 @@ from workers.steps.context import Context
 from workers.steps.copies import find_operation, remove_copy
 from workers.steps.copying import thaw
 from workers.steps.guard import remove_guard_profiles, unguard_source, was_handed_over
+from workers.steps.independence import keep_from_release
 from workers.steps.marks import unmarked
 from workers.steps.preflight import learned
+from workers.steps.refreshing import put_back
+from workers.steps.volumes import discard_volumes, give_volumes_back
 
 _REFRESH_MAY_END = timedelta(seconds=20)
 
@@ -28,7 +31,8 @@ def cancel_pass(ctx: Context) -> Outcome:
     if running is None:
         return Outcome.completed()
     since = ctx.job.evidence.get("cancels_since", ctx.now().isoformat())
-    may_end = ctx.job.passes and ctx.now() - datetime.fromisoformat(since) < _REFRESH_MAY_END
+    is_refresh = ctx.job.passes or ctx.job.evidence.get("kind") == "refresh"
+    may_end = is_refresh and ctx.now() - datetime.fromisoformat(since) < _REFRESH_MAY_END
     if running.may_cancel and not may_end:
         ctx.confirm_fence()
         ctx.source.cancel(running.id)
@@ -82,7 +86,7 @@ def start_again(ctx: Context, source: Instance) -> Outcome:
     """Start the source, which is free to. Raises TransferFailed."""
     ended = ctx.settle(
         "restart",
-        lambda: ctx.on_source(ctx.source.start(source.name, project=source.project)),
+        lambda: ctx.on_source(ctx.source.start(source.name, stateful=source.stateful, project=source.project)),
         blocked_on=f"the start on {ctx.move.source}",
     )
     if isinstance(ended, Outcome):
@@ -107,17 +111,23 @@ def _refuse_if_target_runs(ctx: Context) -> None:
 
 
 def discard_copy(ctx: Context) -> Outcome:
-    """The copy on the target goes, if it is ours and was never handed over; if it was, there is no way back."""
+    """The copy on the target goes with its volumes, if it is ours; if it was handed over, there is no way back."""
+    if ctx.move.is_refresh:
+        return put_back(ctx) or Outcome.goes_forward(**learned(ctx))
     if was_handed_over(ctx):
         return Outcome.goes_forward(**learned(ctx))
     copy = ctx.own_copy()
     if copy is None:
-        return Outcome.completed()
+        return discard_volumes(ctx)
+    if ctx.move.is_copy:
+        keep_from_release(ctx, copy)
     running = find_operation(ctx.target.operations(project=ctx.move.target_project), copy.name)
     if running is not None and "remove" not in ctx.job.evidence and "rename" not in ctx.job.evidence:
         blocked_on = f"the end of '{running.description}' on {ctx.move.target}"
         return ctx.wait_for(ctx.on_target(running.id), blocked_on=blocked_on, retry_in=timedelta(milliseconds=500))
-    return remove_copy(ctx, copy) or Outcome.completed()
+    if ctx.move.is_copy and was_handed_over(ctx):
+        return Outcome.goes_forward(**learned(ctx))
+    return remove_copy(ctx, copy) or discard_volumes(ctx)
 
 
 def release_source(ctx: Context) -> Outcome:
@@ -129,5 +139,6 @@ def release_source(ctx: Context) -> Outcome:
         source = ctx.source_instance()
         if source.marks.get("job") == ctx.job.id:
             ctx.patch_source(unmarked(source), profiles=source.own_profiles)
+    give_volumes_back(ctx)
     remove_guard_profiles(ctx)
     return Outcome.completed()

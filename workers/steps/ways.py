@@ -10,19 +10,24 @@ from typing import Any
 
 from common.domain.errors import PermanentError, TransferFailed
 from common.domain.fleet import ServerInfo
-from common.domain.plan import Mode
+from common.domain.plan import Mode, Policy
 from common.lxd.client import LxdClient
 from workers.steps.context import Context
 
-#: Which modes a policy allows, in this order: of the two only a pull can be cancelled.
-_ALLOWED = {Mode.AUTO: (Mode.PULL, Mode.PUSH), Mode.PULL: (Mode.PULL,), Mode.PUSH: (Mode.PUSH,)}
+#: Which modes a policy allows, in this order: a push cannot be cancelled, and a relay needs a worker all the time.
+_ALLOWED = {
+    Mode.AUTO: (Mode.PULL, Mode.PUSH, Mode.RELAY),
+    Mode.PULL: (Mode.PULL,),
+    Mode.PUSH: (Mode.PUSH,),
+    Mode.RELAY: (Mode.RELAY,),
+}
 #: What LXD says if nothing answers at an address, or another server does.
 _CLOSED = ("Unable to connect to", "x509:")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """The server ``dialler`` dials the server ``dialled`` at ``address``."""
+    """The server ``dialler`` dials the server ``dialled`` at ``address``; in a relay a worker dials both."""
 
     mode: Mode
     dialler: str
@@ -30,19 +35,26 @@ class Way:
     address: str
 
     def __str__(self) -> str:
+        if self.mode is Mode.RELAY:
+            return f"{self.mode}: a worker dials {self.dialler} and {self.dialled}"
         return f"{self.mode}: {self.dialler} dials {self.dialled} at {self.address}"
+
+
+def _allowed(policy: Policy) -> tuple[Mode, ...]:
+    """What a policy allows, in this order; LXD has no cap for what goes directly between two servers."""
+    return (Mode.RELAY,) if policy.rate else _ALLOWED[policy.mode]
 
 
 def choose_way(ctx: Context, source: ServerInfo, target: ServerInfo) -> Way:
     """The way of the next pass: the last one that was open, or the first. Raises PermanentError if there is none."""
     found = [
         Way(mode=mode, dialler=dialler, dialled=dialled, address=address)
-        for mode in _ALLOWED[ctx.move.policy.mode]
+        for mode in _allowed(ctx.move.policy)
         for dialler, dialled, client, info in (_ends(ctx, mode, source, target),)
-        for address in client.addresses(info)
+        for address in (("",) if mode is Mode.RELAY else client.addresses(info))
     ]
     if not found:
-        silent = " and ".join(_ends(ctx, mode, source, target)[1] for mode in _ALLOWED[ctx.move.policy.mode])
+        silent = " and ".join(_ends(ctx, mode, source, target)[1] for mode in _allowed(ctx.move.policy))
         raise PermanentError(
             f"no address for the other server to dial on {silent}",
             hint=f"`lxc config set {silent.split()[0]}: core.https_address=[::]:8443`",
@@ -56,8 +68,8 @@ def choose_way(ctx: Context, source: ServerInfo, target: ServerInfo) -> Way:
 def _ends(ctx: Context, mode: Mode, source: ServerInfo, target: ServerInfo) -> tuple[str, str, LxdClient, ServerInfo]:
     """The name of who dials, and the name, the client and the record of who is dialled."""
     if mode is Mode.PULL:
-        return ctx.move.target, ctx.move.source, ctx.source, source
-    return ctx.move.source, ctx.move.target, ctx.target, target
+        return ctx.move.target_place, ctx.move.source_place, ctx.source, source
+    return ctx.move.source_place, ctx.move.target_place, ctx.target, target
 
 
 def is_push(evidence: Mapping[str, Any]) -> bool:

@@ -47,13 +47,13 @@ def everything_that_can_happen(job: Job) -> Iterator[tuple[str, Job]]:
             yield "retried", job.retried()
             if not job.is_committed:
                 yield "cancelled", job.cancelled()
-            elif not job.move.is_copy:
+            elif not job.move.is_copy and not job.move.is_of_volume:
                 yield "brought back", job.brought_back()
         case State.CANCELLED:
             yield "retried", job.retried()
         case State.RUNNING:
             yield from _in_the_hands_of_a_worker(job)
-        case State.DONE if not job.move.is_copy:
+        case State.DONE if not job.move.is_copy and not job.move.is_of_volume:
             yield "brought back", job.brought_back()
 
 
@@ -61,7 +61,7 @@ def _in_the_hands_of_a_worker(job: Job) -> Iterator[tuple[str, Job]]:
     yield "completed", job.with_outcome(Outcome(kind=Kind.COMPLETED, facts=_learned_at(job.step)), NOW)
     if job.step == "refresh_passes":
         yield "again", job.with_outcome(Outcome.again(), NOW)
-    if job.step == "discard_copy":
+    if job.step in ("discard_copy", "discard_export", "discard_import", "discard_volume"):
         yield "found handed over", job.with_outcome(Outcome.goes_forward(), NOW)
     yield "wait", job.with_outcome(Outcome.wait("a slot", retry_in=timedelta(seconds=1)), NOW)
     yield "fault", job.with_outcome(Outcome.retry(FAULT, retry_in=timedelta(seconds=1)), NOW)

@@ -1,5 +1,6 @@
 """Eligibility: what stands in the way of a move, each finding by itself and all of them together."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,14 +15,29 @@ from common.domain.eligibility import (
     wanted_pool,
     wanted_profiles,
 )
-from common.domain.fleet import Pool, Profile, Server
-from common.domain.instance import GUARD_DEVICE, Instance
-from common.domain.plan import Finding, Method, Mode, Move, NameMap, Overrides, Policy, Retire
-from tests.builders import GIB, NIC, ROOT_DISK, a_move, a_retired_instance, a_server, a_server_info, an_instance
+from common.domain.fleet import Member, Pool, Profile, Server
+from common.domain.instance import COPY_OF, GUARD_DEVICE, Instance
+from common.domain.plan import Finding, Method, Move, NameMap, Overrides, Policy, Retire
+from tests.builders import (
+    GIB,
+    NIC,
+    ROOT_DISK,
+    VOLUME_DISK,
+    a_member,
+    a_move,
+    a_move_within_cluster,
+    a_retired_instance,
+    a_server,
+    a_server_info,
+    a_volume,
+    an_instance,
+    volumes_by_key,
+)
 
 WITH_GENERATION = REQUIRED_EXTENSIONS | {"instance_generation_id"}
 NO_DEVLXD = {("security.devlxd", "false"): "Unknown configuration key: security.devlxd"}
 CLAIMED = {"user.herder.job": "p9-1"}
+WITH_VOLUME = {"root": ROOT_DISK, "eth0": NIC, "data": {**VOLUME_DISK, "source": "v1"}}
 
 
 def all_findings(
@@ -94,19 +110,23 @@ ONE_FINDING = [
         ("status", "its status is Frozen", "unfreeze, start or stop it first"),
     ),
     (
-        "a virtual machine",
+        "a virtual machine that shall move warm",
         {"instance": an_instance(type="virtual-machine")},
-        ("virtual_machine", "it is a virtual machine", "stop it and move it with `lxc move`"),
+        ("virtual_machine", "does not move warm", "leave `--method` out"),
+    ),
+    (
+        "a virtual machine, to a server without QEMU",
+        {
+            "instance": an_instance(type="virtual-machine"),
+            "move": a_move(method=Method.COLD),
+            "target": a_server("s2", info=a_server_info("s2", qemu="")),
+        },
+        ("no_qemu", "s2 cannot run virtual machines", "install QEMU on s2"),
     ),
     (
         "a running ephemeral instance",
         {"instance": an_instance(ephemeral=True)},
         ("ephemeral", "stopping it would delete the source", "make it non-ephemeral first"),
-    ),
-    (
-        "another transfer mode",
-        {"move": moved_by(mode=Mode.RELAY)},
-        ("mode", "mode relay is not supported", "use auto, pull or push"),
     ),
     (
         "a warm move without snapshots",
@@ -206,13 +226,9 @@ ONE_FINDING = [
         ("host_path", "device data shares the path /srv", "--device data,type=none"),
     ),
     (
-        "a custom volume that the target lacks",
-        {
-            "instance": an_instance(
-                devices={"data": {"type": "disk", "pool": "default", "source": "v1", "path": "/data"}}
-            )
-        },
-        ("volume", "device data needs the custom volume default/v1", "lxc storage volume copy s1:default/v1"),
+        "a custom volume of a profile that the target lacks",
+        {"target": a_server("s2", profiles={"default": {"default": Profile(name="default", devices=WITH_VOLUME)}})},
+        ("volume", "device data needs the custom volume default/v1", "attach it to the instance itself"),
     ),
     (
         "a device of the source's hardware",
@@ -289,12 +305,13 @@ FINE = [
         },
     ),
     (
-        "a custom volume that the target has",
+        "a custom volume of a profile that the target has",
         {
-            "instance": an_instance(
-                devices={"data": {"type": "disk", "pool": "default", "source": "v1", "path": "/data"}}
-            ),
-            "target": a_server("s2", volumes=frozenset({("default", "default", "v1")})),
+            "target": a_server(
+                "s2",
+                profiles={"default": {"default": Profile(name="default", devices=WITH_VOLUME)}},
+                volumes=volumes_by_key(a_volume("v1")),
+            )
         },
     ),
     ("a proxy device", {"instance": an_instance(devices={"web": {"type": "proxy", "listen": "tcp:0.0.0.0:80"}})}),
@@ -480,3 +497,65 @@ def test_what_a_move_would_cost_its_source_does_not_keep_it_from_being_copied() 
     ephemeral = an_instance(ephemeral=True)
     assert [finding.code for finding in all_findings(ephemeral)] == ["ephemeral"]
     assert all_findings(ephemeral, move=copied()) == ()
+
+
+def refresh_findings(*, own_job: str = "", **changes: Any) -> list[str]:
+    """The codes of what stands in the way of a refresh of ``web1`` on ``s2``, which differs as told."""
+    config = {COPY_OF: "uuid-of-web1", **changes.pop("config", {})}
+    there = an_instance(**({"status": "Stopped", "config": config} | changes))
+    move = a_move(method=Method.REFRESH)
+    return [each.code for each in all_findings(move=move, target=a_server("s2", there), own_job=own_job)]
+
+
+def test_a_stopped_copy_of_the_source_is_refreshed_and_nothing_else() -> None:
+    """A copy that lxc made does not tell whose it is; one that runs would be overwritten while it runs."""
+    assert refresh_findings() == []
+    assert refresh_findings(status="Running") == ["copy_runs"]
+    assert refresh_findings(config={COPY_OF: ""}) == ["not_a_copy"]
+    assert refresh_findings(config={COPY_OF: "uuid-of-web2"}) == ["not_a_copy"]
+    assert refresh_findings(config=CLAIMED) == ["claimed"]
+    assert refresh_findings(config=CLAIMED, own_job="p9-1", status="Frozen") == []
+    gone = all_findings(move=a_move(method=Method.REFRESH))
+    assert [each.code for each in gone] == ["no_copy"]
+
+
+def test_who_knows_better_is_told_how_to_say_that_it_is_a_copy() -> None:
+    move = a_move(method=Method.REFRESH)
+    (found,) = all_findings(move=move, target=a_server("s2", an_instance(status="Stopped")))
+    assert f"`lxc config set s2:web1 {COPY_OF}=uuid-of-web1`" in found.hint
+
+
+def within_cluster(target: Server, **changes: Any) -> list[str]:
+    """The codes of the findings about ``web1`` on its way from the member ``c2`` to ``c3`` of a cluster."""
+    there = an_instance(**({"location": "c2"} | changes))
+    return [each.code for each in findings(there, a_move_within_cluster(), a_member("c2"), target)]
+
+
+def test_an_instance_changes_its_member_under_its_own_name() -> None:
+    """One server, one certificate, and the name is there already: it is the instance's own."""
+    assert within_cluster(replace(a_member(), instances=(an_instance(location="c2"),))) == []
+
+
+@pytest.mark.parametrize("status", ["Offline", "Evacuated", "Blocked"])
+def test_only_a_member_that_is_online_takes_instances(status: str) -> None:
+    """LXD itself puts a copy onto an evacuated one."""
+    members = {"c3": Member(name="c3", address="", status=status)}
+    assert within_cluster(a_member(members=members)) == ["member"]
+
+
+def test_a_member_must_be_there_and_another_one() -> None:
+    """A server that is no cluster has none."""
+    assert within_cluster(a_member(members={})) == ["member"]
+    assert within_cluster(a_member(), location="c3") == ["member"]
+
+
+def test_what_all_members_share_or_only_one_has_is_not_copied() -> None:
+    """A shared pool needs no copy, a custom volume gets none."""
+    volume = {"type": "disk", "pool": "default", "source": "data", "path": "/data"}
+    assert within_cluster(a_member(driver="ceph")) == ["shared_pool"]
+    known = a_member(volumes=frozenset({("default", "default", "data")}))
+    assert within_cluster(known, devices={"data": volume}) == ["volume"]
+
+
+def test_members_of_a_cluster_of_incus_take_instances() -> None:
+    assert within_cluster(a_member(info=a_server_info("s1", clustered=True, product="incus"))) == []

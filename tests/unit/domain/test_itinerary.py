@@ -8,6 +8,7 @@ from common.domain.itinerary import (
     FORWARD,
     GIVE_BACK,
     ITINERARIES,
+    REFRESH,
     RESUME_AT,
     UNDO,
     WARM,
@@ -52,6 +53,13 @@ def test_a_copy_never_stops_its_source_and_can_be_taken_away_until_it_is_release
     assert [step.name for step in COPY.steps if step.commit] == ["release_copy"]
     assert names.index("verify_copy") < names.index("release_copy")
     assert not {"stop_source", "hand_over", "start_target", "retire_source"} & set(names)
+
+
+def test_a_refresh_keeps_what_the_copy_was_until_the_new_one_is_verified_and_free() -> None:
+    """Before the commit point it can be put back; it is removed by a step of its own, after it."""
+    order = ["claim_copy", "keep_copy", "refresh_copy", "verify_copy", "release_copy", "drop_kept"]
+    assert [step.name for step in REFRESH.steps if step.name in order] == order
+    assert [step.name for step in REFRESH.steps if step.commit] == ["release_copy"]
 
 
 @pytest.mark.parametrize("itinerary", [UNDO, GIVE_BACK], ids=lambda itinerary: itinerary.name)

@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 
-from common.domain.itinerary import BRING_BACK, FORWARD, GIVE_BACK, RESUME_AT, UNDO, Phase
+from common.domain.itinerary import BRING_BACK, FORWARD, GIVE_BACK, GIVE_BACKS, RESUME_AT, UNDOS, Phase
 from common.domain.job import ALLOWED, ENDED, State
 from common.domain.plan import Method
 from producer.report import make_report
@@ -42,9 +42,13 @@ def test_every_legal_transition_can_happen() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_nothing_but_retry_or_cancel_leads_out_of_an_end(method: Method) -> None:
-    """An ended job moves again only because a person asked; a done one only back, and a done copy not at all."""
+    """An ended job moves again only because a person asked; a done one only back, no done copy or volume does."""
     left = {(c.event, c.before.state) for c in all_changes(method) if c.before.has_ended}
-    back = set() if method.is_copy else {("brought back", State.PARKED), ("brought back", State.DONE)}
+    back = (
+        set()
+        if method.is_copy or method.is_of_volume
+        else {("brought back", State.PARKED), ("brought back", State.DONE)}
+    )
     again = {("retried", State.PARKED), ("cancelled", State.PARKED), ("retried", State.CANCELLED)}
     assert left == again | back
 
@@ -60,7 +64,7 @@ def test_what_is_committed_stays_committed(method: Method) -> None:
 def test_a_way_back_is_never_taken_after_the_commit_point(method: Method) -> None:
     """Only a person has a committed job brought back, and any other way back remembers an uncommitted step."""
     asked = [c for c in all_changes(method) if c.event == "brought back"]
-    assert {c.before.is_committed for c in asked} == (set() if method.is_copy else {True})
+    assert {c.before.is_committed for c in asked} == (set() if method.is_copy or method.is_of_volume else {True})
     changes = [c for c in all_changes(method) if c.after.itinerary != BRING_BACK.name]
     commit = next(number for number, step in enumerate(FORWARD[method].steps) if step.commit)
     assert not broken_by(c for c in changes if c.before.is_committed and c.after.is_going_back)
@@ -93,7 +97,7 @@ def test_a_job_has_a_finish_exactly_when_it_has_ended(method: Method) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_a_cancelled_job_went_the_whole_way_back(method: Method) -> None:
     """A job is called cancelled only by the last step of an itinerary that ends at the source."""
-    last = {(way.name, way.steps[-1].name) for way in (UNDO, BRING_BACK)}
+    last = {(way.name, way.steps[-1].name) for way in (UNDOS[method], BRING_BACK)}
     assert not broken_by(
         c
         for c in all_changes(method)
@@ -106,7 +110,8 @@ def test_a_cancelled_job_starts_from_the_beginning(method: Method) -> None:
     """After an undo nothing is left on any server, so nothing of the job's memory may be left either."""
     retried = [c.after for c in all_changes(method) if c.before.state is State.CANCELLED]
     assert retried
-    assert {(job.itinerary, job.step) for job in retried} == {(method.value, "check_source")}
+    first = FORWARD[method]
+    assert {(job.itinerary, job.step) for job in retried} == {(first.name, first.steps[0].name)}
     assert not any(job.facts or job.evidence or job.passes or job.error for job in retried)
 
 
@@ -114,7 +119,8 @@ def test_a_cancelled_job_starts_from_the_beginning(method: Method) -> None:
 def test_a_job_that_gave_back_never_resumes_later_than_it_may(method: Method) -> None:
     """The source has been running since, so what was copied is stale: it goes on before the passes that mend that."""
     forward = FORWARD[method]
-    resumed = [c for c in all_changes(method) if c.before.itinerary == GIVE_BACK.name and not c.after.is_going_back]
+    given_back = [c for c in all_changes(method) if c.before.is_giving_back and c.event != "found handed over"]
+    resumed = [c for c in given_back if not c.after.is_going_back]
     assert resumed
     assert not broken_by(c for c in resumed if forward.index(c.after.step) > forward.index(RESUME_AT[method]))
     assert not broken_by(c for c in resumed if "down_at" in c.after.facts)
@@ -125,14 +131,14 @@ def test_a_verdict_before_the_commit_point_goes_back_and_one_after_it_parks_in_p
     """Before it the source must run as before, unless nothing was done yet; after it the target is the instance."""
     verdicts = [c for c in all_changes(method) if c.event == "verdict" and not c.before.is_going_back]
     in_place = {c.before.step for c in verdicts if c.after.state is State.PARKED and c.after.step == c.before.step}
-    back = {c.before.step for c in verdicts if c.after.itinerary == GIVE_BACK.name}
+    back = {c.before.step for c in verdicts if c.after.itinerary == GIVE_BACKS[method].name}
     steps = FORWARD[method].steps
     commit = next(number for number, step in enumerate(steps) if step.commit)
     assert in_place == {s.name for n, s in enumerate(steps) if n > commit or s.phase is Phase.PREFLIGHT}
     assert back == {s.name for s in steps} - in_place
 
 
-@pytest.mark.parametrize("method", [method for method in METHODS if not method.is_copy])
+@pytest.mark.parametrize("method", [method for method in METHODS if not method.is_copy and not method.is_of_volume])
 def test_no_fault_keeps_the_instance_down_for_longer_than_allowed(method: Method) -> None:
     """Before the commit point a fault while the instance has been down for an hour always leads back to its source."""
     late = [c for c in all_changes(method) if c.event == "fault after an hour" and c.before.down_at is not None]
@@ -141,7 +147,7 @@ def test_no_fault_keeps_the_instance_down_for_longer_than_allowed(method: Method
     assert not broken_by(c for c in uncommitted if c.after.itinerary != GIVE_BACK.name)
 
 
-@pytest.mark.parametrize("method", [method for method in METHODS if method.is_copy])
+@pytest.mark.parametrize("method", [method for method in METHODS if method.is_copy or method.is_of_volume])
 def test_a_copy_never_takes_its_source_down(method: Method) -> None:
     """Whatever happens to the job."""
     assert not broken_by(c for c in all_changes(method) if c.after.down_at is not None)

@@ -194,10 +194,20 @@ def test_after_the_commit_point_a_fault_is_waited_for_however_long(step: str) ->
 @pytest.mark.parametrize("method", Method)
 def test_a_cancelled_job_that_finds_itself_handed_over_goes_forward(method: Method) -> None:
     """Redis had lost the hand-over: the target is the instance, and no record says otherwise any more."""
-    back = replace(a_running_job("check_source", method=method).cancelled(), step="discard_copy")
+    back = a_running_job(method=method).cancelled()
     forward = back.with_outcome(Outcome.goes_forward(was_running=True), NOW)
-    following = "drop_snapshots" if method.is_copy else "start_target"
-    assert (forward.itinerary, forward.step, forward.is_committed) == (method.value, following, True)
+    after = {
+        Method.COPY: "drop_snapshots",
+        Method.REFRESH: "drop_kept",
+        Method.EXPORT: "drop_backup",
+        Method.IMPORT: "settle_import",
+        Method.VOLUME_MOVE: "retire_volume",
+        Method.VOLUME_COPY: "settle_volume",
+        Method.VOLUME_REFRESH: "drop_kept_volume",
+        Method.BACKUP: "prune",
+    }
+    following = after.get(method, "start_target")
+    assert (forward.itinerary, forward.step, forward.is_committed) == (FORWARD[method].name, following, True)
     assert forward.facts["was_running"]
 
 

@@ -109,3 +109,13 @@ def test_a_copy_is_looked_at_by_its_full_pass_until_it_is_released() -> None:
     released = replace(copied[1], devices={}, expanded_devices={})
     assert at(Traces(source=None, copy=released), job) == ("copy", "drop_snapshots")
     assert continued(job, Traces(source=untouched, copy=None)) is None
+
+
+def test_a_refresh_goes_on_from_what_it_has_kept_until_its_copy_is_free() -> None:
+    """Also when the copy itself is not there: it is being made anew, or what was kept is being put back."""
+    job = replace(noted(), move=replace(noted().move, method=Method.REFRESH))
+    guarded = [copy("claimed", 0), copy("receiving", 1), copy("complete", 1), None]
+    untouched = an_instance("web1")
+    assert [at(Traces(source=untouched, copy=each), job) for each in guarded] == [("refresh", "claim_copy")] * 4
+    released = replace(copy("complete", 1), devices={}, expanded_devices={})
+    assert at(Traces(source=None, copy=released), job) == ("refresh", "drop_kept")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.domain.units import parse_duration, parse_size, render_duration, render_size
+from common.domain.units import parse_duration, parse_rate, parse_size, render_duration, render_size
 
 
 @pytest.mark.parametrize(
@@ -64,6 +64,22 @@ def test_what_is_no_size_says_how_one_is_written(text: str) -> None:
     """The message quotes what was written."""
     with pytest.raises(ValueError, match=r"is not a size; write 4GiB or 500MB"):
         parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [("200MiB/s", 200 * 1024**2), ("50 MB/s", 50_000_000), ("1GiB", 1024**3), ("65536", 65536), (" 64KiB/s ", 65536)],
+)
+def test_rates_as_people_write_them(text: str, rate: int) -> None:
+    """A size for each second; the second need not be written."""
+    assert parse_rate(text) == rate
+
+
+@pytest.mark.parametrize("text", ["", "fast", "-1MiB/s", "200Mbit/s", "10MiB/min", "0", "63KiB/s"])
+def test_what_is_no_rate_says_how_one_is_written(text: str) -> None:
+    """Nor is one at which a transfer would look as if it stood still."""
+    with pytest.raises(ValueError, match=r"is not a rate; write 200MiB/s or 50MB/s|is too slow; at least 64.0 KiB/s"):
+        parse_rate(text)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import pytest
 from common.domain.errors import InputError, NotTrusted, ServerRefused
 from common.domain.instance import Instance
 from common.domain.operation import Operation
+from common.domain.volume import Volume
 from common.lxd.client import LxdClient
 from tests.unit.lxd.scripted import ScriptedServer, answer, refuse
 
@@ -87,8 +88,43 @@ def test_an_offer_gives_the_secrets(client: LxdClient, server: ScriptedServer) -
 
 
 def test_a_copy_is_received_on_the_member_that_was_chosen(client: LxdClient, server: ScriptedServer) -> None:
-    assert client.receive({"name": "c1"}, target_member="c2", project="p2") == "4f2"
+    assert client.at("c2").receive({"name": "c1"}, project="p2") == "4f2"
     assert server.heard[0].path == "/1.0/instances?project=p2&target=c2"
+
+
+def test_a_member_of_a_cluster_is_asked_through_any_other(client: LxdClient, server: ScriptedServer) -> None:
+    """And it is dialled where it says itself, rather than through the one that we ask."""
+    server.will(answer({"auth": "trusted", "environment": {"addresses": ["10.0.0.2:8443"]}}))
+    assert client.at("c2").addresses() == ("https://10.0.0.2:8443", server.address)
+    assert server.heard[0].path == "/1.0?target=c2"
+
+
+def test_members_tell_how_they_are(client: LxdClient, server: ScriptedServer) -> None:
+    record = {"server_name": "c2", "url": "https://10.0.0.2:8443", "status": "Evacuated", "groups": None}
+    server.will(answer([record]))
+    (member,) = client.members()
+    assert (member.name, member.status, member.groups) == ("c2", "Evacuated", ())
+
+
+def test_volumes_are_listed_without_their_snapshots(client: LxdClient, server: ScriptedServer) -> None:
+    """LXD lists both in one."""
+    listed = [{"name": "data", "config": {"user.a": "1"}, "used_by": ["/1.0/instances/c1"]}, {"name": "data/monday"}]
+    server.will(answer(["/1.0/storage-pools/fast"]), answer(listed))
+    (volume,) = client.volumes(project="p2")
+    assert (volume.pool, volume.project, volume.name) == ("fast", "p2", "data")
+    assert (volume.own_config, volume.other_users("web")) == ({"user.a": "1"}, ("c1",))
+    assert server.heard[1].path == "/1.0/storage-pools/fast/volumes/custom?project=p2&recursion=1"
+
+
+def test_a_volume_is_changed_only_as_it_was_read_and_keeps_its_description(
+    client: LxdClient, server: ScriptedServer
+) -> None:
+    seen = Volume(pool="fast", name="my data", description="mine", etag="abc")
+    client.patch_volume(seen, {"user.a": ""})
+    heard = server.heard[0]
+    assert (heard.method, heard.path) == ("PATCH", "/1.0/storage-pools/fast/volumes/custom/my%20data?project=default")
+    assert heard.body == {"config": {"user.a": ""}, "description": "mine"}
+    assert heard.headers["If-Match"] == "abc"
 
 
 def test_names_cannot_lead_to_another_path(client: LxdClient, server: ScriptedServer) -> None:

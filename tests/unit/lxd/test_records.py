@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from common.domain.fleet import Pool, Profile, ServerInfo
+from common.domain.fleet import Pool, Processor, Profile, ServerInfo
 from common.domain.instance import Instance, Snapshot
 from common.domain.operation import Operation
 from common.lxd import records
@@ -108,6 +108,8 @@ def test_a_server_tells_who_it_is() -> None:
                 "architectures": ["x86_64", "i686"],
                 "addresses": ["10.0.0.1:8443"],
                 "certificate": "PEM",
+                "driver": "qemu | lxc",
+                "driver_version": "7.2.22 | 5.0.2",
             },
         }
     )
@@ -121,6 +123,7 @@ def test_a_server_tells_who_it_is() -> None:
         architectures=("x86_64", "i686"),
         addresses=("10.0.0.1:8443",),
         certificate="PEM",
+        qemu="7.2.22",
         clustered=True,
     )
 
@@ -128,6 +131,27 @@ def test_a_server_tells_who_it_is() -> None:
 def test_a_server_tells_a_stranger_nearly_nothing() -> None:
     read = records.server_info({"auth": "untrusted", "api_extensions": ["etag"]})
     assert (read.trusted, read.extensions, read.name, read.pid) == (False, frozenset({"etag"}), "", 0)
+
+
+def test_a_server_without_qemu_runs_no_virtual_machines() -> None:
+    read = records.server_info({"environment": {"driver": "lxc", "driver_version": "5.0.2"}})
+    assert read.qemu == ""
+
+
+def test_only_networks_of_ovn_reach_beyond_their_server() -> None:
+    listing = [{"name": "lxdbr0", "type": "bridge"}, {"name": "east", "type": "ovn"}, {"name": "eth0"}]
+    assert records.ovn_networks(listing) == {"east"}
+
+
+def test_a_processor_has_the_flags_that_all_its_cores_have() -> None:
+    """LXD 5.0.2 tells none; a model is told by all."""
+    socket = {"vendor": "AuthenticAMD", "name": "AMD EPYC"}
+    assert records.processor({"cpu": {"sockets": [{**socket, "cores": [{"core": 0}]}]}}) == Processor(
+        model="AuthenticAMD AMD EPYC"
+    )
+    cores = [{"flags": ["sse", "avx"]}, {"flags": ["sse"]}]
+    assert records.processor({"cpu": {"sockets": [{**socket, "cores": cores}]}}).flags == {"sse"}
+    assert records.processor({}) == Processor(model="")
 
 
 def test_a_pool_whose_space_is_not_told_has_none() -> None:

@@ -185,6 +185,9 @@ def test_nobody_listening_is_unreachable(tmp_path: Path, other_certificate: str)
         (500, 'Failed to create instance start operation: Instance is busy running a "update" operation', ServerBusy),
         (500, "context deadline exceeded", ServerBusy),
         (500, "Missing event connection with target cluster member", ServerUnreachable),
+        (500, 'Post "https://10.0.0.2:8443/1.0/instances": Unable to connect to: 10.0.0.2:8443', ServerUnreachable),
+        (500, 'Post "https://10.0.0.2:8443/1.0/instances?project=default&target=c3": EOF', ServerUnreachable),
+        (500, "Unable to connect to: 10.0.0.2:8443", ServerRefused),
         (503, "LXD is shutting down", ServerBusy),
     ],
 )
@@ -198,6 +201,13 @@ def test_a_refusal_keeps_the_servers_words(
     assert raised.value.message == f"s1: {text}"
     if isinstance(raised.value, ServerRefused):
         assert raised.value.status == status
+
+
+def test_an_instance_that_is_being_stopped_comes_with_what_ends_that(server: ScriptedServer) -> None:
+    """Incus says so for as long as a guest runs that did not shut down in time."""
+    server.will(refuse(500, 'Failed to create instance update operation: Instance is busy running a "stop" operation'))
+    with pytest.raises(ServerBusy, match=r"this lasts until it has stopped or Incus is restarted$"):
+        server.transport().request("PATCH", "/1.0/instances/c1", json={})
 
 
 def test_an_answer_that_is_not_lxds_is_refused(server: ScriptedServer) -> None:

@@ -54,10 +54,44 @@ MISTAKES: Sequence[tuple[str, list[str], str]] = [
     ("a server of images", ["evacuate", "images:", "--to", "s2:", "--yes"], "gives out images and runs no instances"),
     ("an instance where a server is meant", ["evacuate", "s1:web1", "--to", "s2:"], "'s1:web1' names an instance"),
     (
+        "a live move",
+        ["move", "s1:vm1", "s2:", "--method", "live", "--yes"],
+        "--method live: nothing moves live: LXD 5.0 would stop the machine first",
+    ),
+    (
+        "a limit that is no rate",
+        ["move", "s1:web1", "s2:", "--limit", "fast", "--yes"],
+        "--limit: 'fast' is not a rate; write 200MiB/s or 50MB/s",
+    ),
+    (
         "a map of no kind",
         ["evacuate", "s1:", "--to", "s2:", "--map", "volume:a=b"],
         "--map 'volume:a=b': write KIND:NAME=NAME; a KIND is profile, network, pool or project",
     ),
+    (
+        "a volume without its pool",
+        ["volume", "move", "s1:data", "s2:", "--yes"],
+        "'data': a volume is written POOL/VOLUME",
+    ),
+    (
+        "a snapshot of a volume",
+        ["volume", "copy", "s1:default/data/monday", "s2:", "--yes"],
+        "a snapshot is not copied by itself",
+    ),
+    (
+        "a volume left to workers elsewhere that are none",
+        ["volume", "copy", "s1:default/data", "s2:", "--detach", "--yes"],
+        "--detach needs workers that run elsewhere",
+    ),
+    ("no volume", ["volume", "refresh", "s1:", "s2:", "--yes"], "s1: names no volume"),
+    (
+        "volumes of a pool, and one by name",
+        ["volume", "copy", "s1:default/data", "s2:", "--pool", "fast"],
+        "names and --all or --pool exclude each other",
+    ),
+    ("a volume to nowhere", ["volume", "move", "s1:default/data", "data2"], "'data2' names no server"),
+    ("a volume's name without its pool", ["volume", "move", "s1:default/data", "s2:/x"], "write TARGET:[POOL[/NAME]]"),
+    ("volumes of two servers", ["volume", "copy", "s1:a/b", "s2:a/b", "s2:"], "s1 and s2 are two sources"),
     ("a map to nowhere", ["move", "s1:web1", "s2:", "--map", "pool:a"], "--map 'a': write KEY=VALUE"),
     (
         "a map to two names",
@@ -95,12 +129,16 @@ MISTAKES: Sequence[tuple[str, list[str], str]] = [
     ("a source without an instance", ["move", "s1:", "s2:"], "'s1:' names no instance"),
     ("a request file that is not there", ["plan", "nowhere.yaml"], "nowhere.yaml: No such file or directory"),
     ("a plan file that is not there", ["run", "nowhere.yaml"], "nowhere.yaml: No such file or directory"),
+    ("a member with options of servers", ["evacuate", "s1:c1", "--project", "x"], "all of a member leaves"),
+    ("a member that keeps its sources", ["evacuate", "s1:c1", "--retire", "stop"], "would stay on the member"),
+    ("members of two clusters", ["evacuate", "s1:c1", "s2:c1", "--yes"], "s1 and s2 are two clusters"),
+    ("two servers at once", ["evacuate", "s1:", "s2:", "--to", "s2:"], "with --to there is one server"),
+    ("a restore of no member", ["restore", "s1:", "--yes"], "names no member"),
     (
         "a request file with options of evacuate",
         ["plan", "r.yaml", "--to", "s2:"],
         "a request file says source and targets",
     ),
-    ("evacuate without a target", ["plan", "evacuate", "s1:"], "evacuate needs a source and a target"),
     (
         "a detached run without workers elsewhere",
         ["run", "plan.yaml", "--detach"],
@@ -127,6 +165,7 @@ def test_a_mistake_is_one_clear_error(own_home: Path, arguments: list[str], word
 
 USAGE = [
     ["evacuate", "s1:"],
+    ["plan", "evacuate", "s1:"],
     ["evacuate", "s1:", "--to", "s2:", "--method", "lukewarm"],
     ["evacuate", "s1:", "--to", "s2:", "--transfers", "0"],
     ["evacuate", "s1:", "--to", "s2:", "--retire", "burn"],
@@ -216,3 +255,33 @@ def test_help_ends_with_the_exit_codes(verb: str) -> None:
     result = herder(verb, "--help")
     assert result.exit_code == 0
     assert "EXIT STATUS" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "No such file"),
+        ("policies: [", "policies.yaml:"),
+        ("nights: 7\n", "policies.yaml:1:1: policies: is missing"),
+        ("policies: [{name: nightly, select: {source: s1}, targets: [{remote: s2}]}]\n", "schedule"),
+        (
+            "policies: [{name: nightly, select: {source: s1}, schedule: {when: daily}, targets: [{archive: /srv}]}]\n",
+            "targets.0.archive: there is no such key",
+        ),
+    ],
+)
+def test_a_wrong_policy_file_is_told_before_anything_is_asked(own_home: Path, text: str | None, words: str) -> None:
+    """By what is wrong in it; no server is asked."""
+    if text is not None:
+        (own_home / "policies.yaml").write_text(text)
+    result = herder("backup", "run", "policies.yaml")
+    assert (result.exit_code, result.stderr.count("error:")) == (2, 1), result.stderr
+    assert words in said(result)
+
+
+def test_a_policy_that_the_file_lacks_is_told_with_those_that_it_has(own_home: Path) -> None:
+    """And a moment that is none."""
+    one = "{name: nightly, select: {source: s1}, schedule: {when: daily}, targets: [{remote: s2}]}"
+    (own_home / "policies.yaml").write_text(f"policies: [{one}]\n")
+    assert "it has nightly" in said(herder("backup", "run", "policies.yaml", "weekly"))
+    assert "--at: Invalid isoformat" in said(herder("backup", "run", "policies.yaml", "--at", "tuesday"))

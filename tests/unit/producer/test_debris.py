@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.domain.fleet import Pool, Profile, Server
-from common.domain.instance import COPY_OF, GUARD_DEVICE, Instance, Snapshot, guard_profile
+from common.domain.instance import COPY_OF, GUARD_DEVICE, REFRESHED, Instance, Snapshot, guard_profile
 from common.domain.job import Job, State
 from common.domain.operation import Operation
 from producer.debris import (
@@ -25,7 +25,7 @@ from producer.debris import (
     lost_jobs,
     starts_at_boot,
 )
-from tests.builders import NOW, a_fleet, a_job, a_retired_instance, a_server, an_instance
+from tests.builders import NOW, a_fleet, a_job, a_retired_instance, a_server, a_volume, an_instance, volumes_by_key
 from tests.docs.pages import DOCS, first_cells
 from workers.steps.marks import snapshot_name
 
@@ -218,6 +218,20 @@ class TestHalf:
         independent = replace(half, config={**half.config, "volatile.uuid": "other", COPY_OF: "uuid-of-web1"})
         assert the_one(a_scene(a_server("s1", an_instance()), a_server("s2", independent))).is_mendable
 
+    def test_of_a_refresh_neither_the_copy_nor_what_was_kept_of_it_goes(self) -> None:
+        """They were there before the job, and one of the two is whole; the job is found again and goes on."""
+        half = a_copy()
+        refreshed = {
+            **half.config,
+            "volatile.uuid": "other",
+            COPY_OF: "uuid-of-web1",
+            f"user.herder.{REFRESHED}": "true",
+        }
+        both = [replace(half, name=name, config=refreshed) for name in ("web1", f"web1-kept-{JOB}")]
+        pieces = found(a_scene(a_server("s1", an_instance()), a_server("s2", *both)))
+        assert [(piece.kind, piece.is_mendable) for piece in pieces] == [(Kind.HALF, False)] * 2
+        assert all("`herder recover` goes on" in piece.held for piece in pieces)
+
     def test_without_a_source_it_may_be_the_only_copy(self) -> None:
         """Somebody may have deleted the source."""
         piece = the_one(a_scene(a_server("s1"), a_server("s2", a_copy("complete"))))
@@ -312,6 +326,12 @@ class TestRetired:
         piece = the_one(scene)
         assert (piece.kind, calls(piece), piece.held) == (Kind.RETIRED, [DELETE], "")
         assert "3 h 0 min ago (2025-05-31 22:00 UTC), takes 5.0 MiB; s2:web1 has its uuid and runs" in piece.proof
+
+    def test_within_a_cluster_its_twin_is_on_another_member(self) -> None:
+        """One server, two names, and two members."""
+        retired = replace(a_retired_source(), name="web1-retired-p1-1", location="c2")
+        piece = the_one(a_scene(a_server("s1", retired, an_instance(location="c3"))))
+        assert (piece.kind, piece.held) == (Kind.RETIRED, "")
 
     def test_the_end_of_its_job_is_since_when(self) -> None:
         """Better than the age of the copy, where Redis still knows."""
@@ -602,3 +622,63 @@ def test_whatever_is_there_no_good_copy_is_lost(there: list[list[Instance]], sta
         assert not everything[place].is_running
         good = (each.is_running or (kind is Kind.TEMPORARY and not each.is_guarded) for each in left)
         assert any(good)
+
+
+def with_volume(name: str = "data", *, users: tuple[str, ...] = (), **marks: str) -> Server:
+    """s1, with one volume, which bears these marks."""
+    config = {f"user.herder.{key}": value for key, value in marks.items()}
+    return a_server("s1", volumes=volumes_by_key(a_volume(name, config=config, used_by=users)))
+
+
+@pytest.mark.parametrize(
+    ("state", "hint"),
+    [
+        (None, "`herder recover` goes on with its job"),
+        (State.CANCELLED, "`lxc storage volume delete s1:default data --project default`, or keep it"),
+        (State.DONE, "`lxc storage volume delete s1:default data --project default`, or keep it"),
+    ],
+)
+def test_a_volume_with_the_marks_of_a_job_that_is_not_at_work_is_told_and_not_touched(
+    state: State | None, hint: str
+) -> None:
+    scene = a_scene(with_volume(job=JOB, role="target", state="receiving"), job=state)
+    piece = the_one(scene)
+    assert (piece.kind, piece.subject, piece.calls) == (Kind.VOLUME, "volume default/data", ())
+    assert "attached by nobody" in piece.proof
+    assert hint in piece.hint
+    assert jobs_named(scene.fleet) == {JOB}
+    assert lost_jobs(scene) == (() if state else (JOB,))
+
+
+@pytest.mark.parametrize("state", AT_WORK)
+def test_a_volume_of_a_job_at_work_is_left_out(state: State) -> None:
+    """So is what is beside it."""
+    assert found(a_scene(with_volume(job=JOB, state="moving"), job=state)) == []
+    assert found(a_scene(with_volume(f"data-kept-{JOB}"), job=state)) == []
+
+
+def test_a_volume_of_a_parked_job_waits_for_a_person() -> None:
+    piece = the_one(a_scene(with_volume(job=JOB, state="moving"), job=State.PARKED))
+    assert "`herder retry p1-1` or `herder cancel p1-1`" in piece.held
+
+
+def test_what_a_volume_was_before_a_refresh_is_told_by_its_name() -> None:
+    """It bears no marks: it was somebody's before."""
+    piece = the_one(a_scene(with_volume(f"data-kept-{JOB}")))
+    assert (piece.kind, piece.job) == (Kind.VOLUME, JOB)
+    assert piece.hint.startswith("what default/data was before a refresh that broke")
+
+
+def test_a_retired_volume_is_told_with_what_is_retired_unless_an_instance_attaches_it() -> None:
+    piece = the_one(a_scene(with_volume(job=JOB, state="retired"), job=State.DONE))
+    assert (piece.kind, piece.calls) == (Kind.RETIRED, ())
+    assert piece.hint.startswith("`lxc storage volume delete s1:default data")
+    assert found(a_scene(with_volume(users=("/1.0/instances/web1",), job=JOB, state="retired"), job=State.DONE)) == []
+    assert lost_jobs(a_scene(with_volume(job=JOB, state="retired"))) == ()
+
+
+def test_a_volume_that_a_project_shares_with_the_default_one_is_told_once() -> None:
+    server = with_volume(job=JOB, state="receiving")
+    (volume,) = server.volumes.values()
+    shared = replace(server, volumes=volumes_by_key(volume, replace(volume, project="shop")))
+    assert len(found(a_scene(shared))) == 1

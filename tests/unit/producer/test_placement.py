@@ -4,7 +4,7 @@ import pytest
 
 from common.domain.fleet import Pool, Server
 from common.domain.instance import Instance
-from common.domain.plan import Move, Overrides, Refusal
+from common.domain.plan import Method, Move, Overrides, Policy, Refusal
 from producer.placement import Placement
 from tests.builders import GIB, a_move, a_server, an_instance
 
@@ -119,3 +119,21 @@ def test_the_room_that_counts_is_that_of_the_wanted_pool(free: int) -> None:
     placement = Placement(a_server("s1"), [with_fast("s2", free), with_fast("s3", 50)])
     move = move_of(place(placement, an_instance(), overrides=Overrides(storage="fast")))
     assert (move.target, move.pool) == ("s2" if free > 50 else "s3", "fast")
+
+
+@pytest.mark.parametrize("there", ["btrfs", "dir", "zfs"])
+@pytest.mark.parametrize("here", ["btrfs", "dir"])
+def test_what_runs_moves_warm_only_where_no_change_can_be_left_out(here: str, there: str) -> None:
+    """LXD's rsync overlooks a change within the second of the one before it, if the size stays."""
+
+    def on(remote: str, driver: str) -> Server:
+        return a_server(remote, pools={"default": Pool(name="default", driver=driver)})
+
+    placement = Placement(on("s1", here), [on("s2", there)])
+    move = move_of(place(placement, an_instance()))
+    sends = here == there == "btrfs"
+    assert (move.method, "not warm" in move.reason) == ((Method.WARM, False) if sends else (Method.COLD, True))
+
+    placed, warned = placement.place(an_instance("web2"), a_move("web2", target="", policy=Policy(method=Method.WARM)))
+    assert move_of(placed).method is Method.WARM
+    assert [finding.code for finding in warned] == ([] if sends else ["rsync"])

@@ -15,6 +15,7 @@ from common.domain.plan import (
     Mode,
     NameMap,
     Overrides,
+    Own,
     Policy,
     Request,
     Retire,
@@ -40,7 +41,7 @@ select:
   match: {user.tier: web*, limits.cpu: 4, boot.autostart: true}
 targets: ["lxd-b:", lxd-c]
 target_project: shop2
-limits: {per_source: 3, per_target: 5, cutovers: 7, downtime: 500ms, stall: 90}
+limits: {per_source: 3, per_target: 5, cutovers: 7, downtime: 500ms, stall: 90, rate: 200MiB/s}
 stop: {grace: 5m, then: give-back}
 retire: delete
 mode: relay
@@ -55,6 +56,9 @@ map:
   networks: {br0: br1}
   pools: {default: ssd}
   projects: {shop: store}
+each:
+  web1: {name: shop1, overrides: {config: {limits.cpu: 2}, storage: ssd, instance_only: true, ephemeral: true}}
+  web2: {overrides: {profiles: []}}
 """
 
 
@@ -102,6 +106,7 @@ def test_everything_can_be_said_in_a_request(path: Path) -> None:
             retire=Retire.DELETE,
             mode=Mode.RELAY,
             stall=timedelta(seconds=90),
+            rate=200 * 1024**2,
             health=Health(command=("systemctl", "is-system-running"), timeout=timedelta(minutes=2)),
         ),
         limits=Limits(per_source=3, per_target=5, cutovers=7),
@@ -117,6 +122,13 @@ def test_everything_can_be_said_in_a_request(path: Path) -> None:
                 projects={"shop": "store"},
             ),
         ),
+        each={
+            "web1": Own(
+                name="shop1",
+                overrides=Overrides(config={"limits.cpu": "2"}, storage="ssd", instance_only=True, ephemeral=True),
+            ),
+            "web2": Own(overrides=Overrides(profiles=())),
+        },
     )
 
 
@@ -142,7 +154,12 @@ MISTAKES = [
     (
         "a word that is not one of ours",
         SMALLEST + "method: lukewarm\n",
-        "FILE:4:1: method: Input should be 'warm', 'cold' or",
+        "FILE:4:1: method: Input should be 'warm', 'cold', ",
+    ),
+    (
+        "a live move",
+        SMALLEST + "method: live\n",
+        "FILE:4:1: method: nothing moves live: LXD 5.0 would stop the machine first",
     ),
     (
         "a duration that is none",

@@ -6,11 +6,22 @@ from typing import Any
 import pytest
 
 from common.domain.errors import InputError
-from common.domain.fleet import Server
-from common.domain.instance import Instance
-from common.domain.plan import Method, NameMap, Overrides, Plan, Policy, Request, Selection
+from common.domain.fleet import Pool, Server
+from common.domain.instance import COPY_OF, Instance
+from common.domain.plan import Method, Mode, NameMap, Overrides, Own, Plan, Policy, Request, Selection
 from producer.planner import drift, make_plan, select
-from tests.builders import NOW, a_fleet, a_request, a_retired_instance, a_server, a_server_info, an_instance
+from tests.builders import (
+    GIB,
+    NOW,
+    ROOT_DISK,
+    a_fleet,
+    a_member,
+    a_request,
+    a_retired_instance,
+    a_server,
+    a_server_info,
+    an_instance,
+)
 
 
 def plan_of(request: Request, *instances: Instance) -> Plan:
@@ -57,6 +68,37 @@ def test_each_project_goes_where_the_map_says_unless_all_go_into_one() -> None:
     mapped = replace(a_request(), overrides=Overrides(map=NameMap(projects={"shop": "store"})))
     assert [mapped.project_on_target(name) for name in ("shop", "default")] == ["store", "default"]
     assert replace(mapped, target_project="one").project_on_target("shop") == "one"
+
+
+def test_one_instance_can_have_what_the_others_do_not() -> None:
+    """Its own overrides come before those of all, key by key; everybody else has those of all."""
+    of_all = Overrides(config={"user.a": "1", "user.b": "1"}, devices={"eth0": {"mtu": "1500"}}, storage="ssd")
+    own = Overrides(config={"user.b": "2"}, devices={"eth0": {"network": "lan"}}, profiles=(), instance_only=True)
+    request = replace(a_request(), overrides=of_all, each={"web1": Own(name="shop", overrides=own)})
+    assert request.overrides_of("web2") == of_all
+    assert request.overrides_of("web1") == Overrides(
+        config={"user.a": "1", "user.b": "2"},
+        devices={"eth0": {"mtu": "1500", "network": "lan"}},
+        profiles=(),
+        storage="ssd",
+        instance_only=True,
+    )
+
+
+def test_a_move_has_the_name_and_the_overrides_of_its_instance() -> None:
+    """What is said of one does not reach the other."""
+    each = {"web1": Own(name="shop", overrides=Overrides(config={"user.a": "1"}))}
+    plan = plan_of(replace(a_request(), each=each), an_instance("web1"), an_instance("web2"))
+    assert [(m.instance, m.name, dict(m.overrides.config)) for m in plan.moves] == [
+        ("web1", "shop", {"user.a": "1"}),
+        ("web2", "web2", {}),
+    ]
+
+
+def test_an_instance_of_its_own_that_is_not_selected_is_an_error() -> None:
+    """A slip of the pen would be obeyed by nobody."""
+    with pytest.raises(InputError, match="each: wbe1: no such instance is selected"):
+        plan_of(replace(a_request(), each={"wbe1": Own(name="x")}), an_instance("web1"))
 
 
 def test_an_empty_server_gives_an_empty_plan() -> None:
@@ -183,8 +225,19 @@ def test_a_new_name_for_nothing_is_refused_too() -> None:
         (a_request(targets=()), "no target given"),
         (a_request(targets=("s2", "s1")), "s1 is the source and a target at once"),
         (a_request(select=Selection(source="s1", project="shop")), "s1 has no project shop"),
+        (a_request(policy=Policy(method=Method.REFRESH), targets=("s2", "s3")), "a refresh needs exactly one target"),
+        (a_request(policy=Policy(mode=Mode.PULL, rate=10**6)), "mode pull has no limit: LXD cannot cap"),
+        (a_request(policy=Policy(mode=Mode.PUSH, rate=10**6)), "mode push has no limit: LXD cannot cap"),
     ],
-    ids=["unknown instances", "no target", "source as target", "unknown project"],
+    ids=[
+        "unknown instances",
+        "no target",
+        "source as target",
+        "unknown project",
+        "refresh to two",
+        "capped pull",
+        "capped push",
+    ],
 )
 def test_what_cannot_be_meant_is_one_clear_error(request_: Request, words: str) -> None:
     """It names what is wrong; nothing has been decided."""
@@ -195,9 +248,9 @@ def test_what_cannot_be_meant_is_one_clear_error(request_: Request, words: str) 
 
 def test_refused_instances_do_not_keep_the_others_from_moving() -> None:
     """They are in the plan, with what to do about them."""
-    plan = plan_of(a_request(), an_instance("vm1", type="virtual-machine"), an_instance("web1"))
+    plan = plan_of(a_request(), an_instance("odd1", status="Error"), an_instance("web1"))
     assert [move.instance for move in plan.moves] == ["web1"]
-    assert [(refusal.instance, refusal.findings[0].code) for refusal in plan.refusals] == [("vm1", "virtual_machine")]
+    assert [(refusal.instance, refusal.findings[0].code) for refusal in plan.refusals] == [("odd1", "status")]
 
 
 def test_the_same_request_gives_the_same_plan() -> None:
@@ -249,6 +302,25 @@ def test_a_copy_is_a_copy_whether_its_source_runs_or_not() -> None:
     assert {move.instance: move.method for move in plan.moves} == {"runs": Method.COPY, "rests": Method.COPY}
 
 
+def test_a_refresh_is_of_the_copies_that_are_there_and_makes_those_that_are_not() -> None:
+    """What is there keeps its pool and profiles, and who asks for others is told so."""
+    config = {COPY_OF: "uuid-of-old"}
+    pools = {name: Pool(name=name, driver="btrfs", total=GIB, used=0) for name in ("default", "fast")}
+    root = {"root": {**ROOT_DISK, "pool": "fast"}}
+    there = an_instance("old", status="Stopped", config=config, profiles=("small",), expanded_devices=root)
+    source = a_server("s1", an_instance("old"), an_instance("new"))
+    request = a_request(policy=Policy(method=Method.REFRESH))
+    fleet = a_fleet(source, a_server("s2", there, pools=pools))
+    plan = make_plan(request, fleet, plan_id="p1")
+    moves = {move.instance: move for move in plan.moves}
+    assert {name: move.method for name, move in moves.items()} == {"old": Method.REFRESH, "new": Method.COPY}
+    assert (moves["old"].pool, moves["old"].overrides.profiles) == ("fast", ("small",))
+    assert (moves["new"].pool, plan.warnings) == ("default", ())
+    asking = replace(request, overrides=Overrides(config={"limits.cpu": "1"}))
+    (told,) = make_plan(asking, fleet, plan_id="p1").warnings
+    assert told.startswith("s2:old is there, and keeps its config")
+
+
 def test_a_filter_chooses_among_those_that_are_meant_otherwise() -> None:
     """The source has evaluated it; the project and the patterns count too."""
     fleet = replace(
@@ -264,3 +336,31 @@ def test_all_projects_are_meant_if_it_says_so() -> None:
     instances = (an_instance("twin"), an_instance("twin", project="shop"))
     found = select(instances, Selection(source="s1", all_projects=True))
     assert {(each.project, each.name) for each in found} == {("default", "twin"), ("shop", "twin")}
+
+
+def test_within_a_cluster_the_members_tell_where_from_and_where_to() -> None:
+    """The one with the most room in its own pool first, then by turns."""
+    there = (an_instance("web1", location="c1"), an_instance("web2", location="c1"))
+    targets = (a_member("c2", free=20), a_member("c3", free=60))
+    cluster = replace(a_member(""), instances=there)
+    request = a_request(targets=(), members=("c2", "c3"))
+    plan = make_plan(request, a_fleet(cluster, *targets), plan_id="p1")
+    assert plan.refusals == ()
+    assert [(m.source_place, m.target_place) for m in plan.moves] == [("s1/c1", "s1/c3"), ("s1/c1", "s1/c2")]
+
+
+def test_what_is_on_the_member_already_is_refused() -> None:
+    """And said so, one by one."""
+    cluster = replace(a_member(""), instances=(an_instance("web1", location="c3"),))
+    plan = make_plan(a_request(targets=(), members=("c3",)), a_fleet(cluster, a_member("c3")), plan_id="p1")
+    assert [finding.code for refusal in plan.refusals for finding in refusal.findings] == ["member"]
+
+
+def test_of_several_members_one_that_has_the_instance_keeps_it() -> None:
+    """To spread the others over them is what was meant."""
+    here, there = an_instance("web1", location="c1"), an_instance("web2", location="c3")
+    cluster = replace(a_member(""), instances=(here, there))
+    request = a_request(targets=(), members=("c2", "c3"))
+    plan = make_plan(request, a_fleet(cluster, a_member("c2"), a_member("c3")), plan_id="p1")
+    assert ([move.instance for move in plan.moves], plan.refusals) == (["web1"], ())
+    assert plan.warnings == ("web2 stays: it is on member c3 already",)

@@ -3,7 +3,7 @@
 import pytest
 
 from common.domain.itinerary import ITINERARIES, Phase, Slot, Step
-from common.domain.plan import Limits
+from common.domain.plan import Limits, Method, Move
 from common.store.jobs import Claim
 from tests.builders import a_job, a_move
 from workers.runner import HeldJobs, needed_servers, retry_delay, slots_of
@@ -43,6 +43,23 @@ def test_to_give_an_instance_back_takes_its_source_alone(step: Step) -> None:
     job = a_job(step.name, itinerary=itinerary, move=a_move(source="s1", target="s2"))
     alone = step.name in {"cancel_pass", "restart_source"}
     assert needed_servers(job) == (("s1",) if alone else ("s1", "s2"))
+
+
+@pytest.mark.parametrize(
+    ("move", "server", "limit"),
+    [
+        (a_move(source="s1", target="/shelf", method=Method.EXPORT), "s1", 3),
+        (a_move(source="s3://shelf/x", target="s2", method=Method.IMPORT), "s2", 5),
+    ],
+    ids=["export", "import"],
+)
+def test_an_archive_is_no_server(move: Move, server: str, limit: int) -> None:
+    """An export and an import wait for their one server, and for a permit on it, and for no other."""
+    job = a_job(move=move, limits=LIMITS)
+    assert needed_servers(job) == (server,)
+    transfers = [step for step in job.forward.steps if step.slot is Slot.TRANSFER]
+    assert transfers
+    assert all(slots_of(job, step) == [(f"{server}:transfer", limit)] for step in transfers)
 
 
 def test_a_job_at_rest_holds_no_permit_for_the_way_back() -> None:

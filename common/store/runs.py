@@ -1,0 +1,44 @@
+"""The newest run of each backup policy, and who of the schedulers acts. Used by ``producer.scheduler``."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from redis import Redis
+
+from common.store.codec import decode, encode
+from common.store.keys import Keys
+from common.store.roles import leave_role, take_role
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A due moment of a policy that was dealt with. It has no plans if it was missed, or from before the policy."""
+
+    at: datetime
+    plans: tuple[str, ...] = ()
+    blocked_on: str = ""  # what the run after this one waits for
+
+
+class RunStore:
+    """The runs of one namespace."""
+
+    def __init__(self, client: "Redis", keys: Keys) -> None:
+        self._client = client
+        self._keys = keys
+
+    def act(self, scheduler: str, lease: timedelta) -> bool:
+        """Become, or stay, the one that acts."""
+        return take_role(self._client, self._keys.scheduler, scheduler, lease)
+
+    def leave(self, scheduler: str) -> None:
+        """Let another one act at once."""
+        leave_role(self._client, self._keys.scheduler, scheduler)
+
+    def newest(self, policy: str) -> Run | None:
+        """The newest run of a policy; None if Redis knows of none, which may be because it has lost that."""
+        found: bytes | None = self._client.hget(self._keys.runs, policy)  # type: ignore[assignment]
+        return decode(Run, found) if found else None
+
+    def record(self, policy: str, run: Run) -> None:
+        """Remember the newest run of a policy."""
+        self._client.hset(self._keys.runs, policy, encode(run))

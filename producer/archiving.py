@@ -1,0 +1,98 @@
+"""Request + Fleet -> Plan for exports and imports, where one side is an archive. Pure, as ``planner`` is."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from common.domain.archive import Manifest, file_name, room_needed
+from common.domain.eligibility import export_findings, import_findings, wanted_pool
+from common.domain.errors import InputError
+from common.domain.fleet import Fleet, Room
+from common.domain.instance import Instance
+from common.domain.plan import Compression, Method, Move, Plan, Policy, Request, identity_of
+from producer.decided import Decided
+from producer.planner import select
+
+#: By project and name: bytes used, and the number of snapshots.
+Needs = Mapping[tuple[str, str], tuple[int, int]]
+
+
+def check_format(policy: Policy) -> None:
+    """Raises InputError for a format that a server cannot take back."""
+    if policy.optimized and policy.compression is Compression.ZSTD:
+        raise InputError(
+            "--optimized and --compression zstd exclude each other: LXD 5.0.2 never ends the import of such a backup",
+            hint="--compression none or gzip",
+        )
+
+
+def selected(request: Request, fleet: Fleet) -> tuple[Instance, ...]:
+    """The instances to export. Raises InputError."""
+    source = fleet.servers[request.select.source]
+    if not request.select.all_projects and request.select.project not in source.projects:
+        raise InputError(f"{source.remote} has no project {request.select.project}")
+    return select(source.instances, request.select, fleet.matching)
+
+
+def plan_export(
+    request: Request,
+    instances: Sequence[Instance],
+    fleet: Fleet,
+    room: Room | None,
+    needs: Needs,
+    *,
+    plan_id: str,
+) -> Plan:
+    """Decide for every selected instance. Raises InputError."""
+    check_format(request.policy)
+    decided = Decided(request)
+    for instance in instances:
+        used, snapshots = needs[instance.project, instance.name]
+        move = Move(
+            instance=instance.name,
+            source=request.select.source,
+            target=request.archive,
+            name=instance.name,
+            project=instance.project,
+            target_project=instance.project,
+            type=instance.type,
+            identity=identity_of(instance),
+            method=Method.EXPORT,
+            pool=instance.root_pool,
+            policy=request.policy,
+            overrides=request.overrides,
+            file=file_name(instance, fleet.seen_at, request.policy.compression),
+        )
+        kept = 0 if request.overrides.instance_only else snapshots
+        needed = room_needed(used, kept, optimized=request.policy.optimized)
+        decided.take(replace(move, reason=move.file), export_findings(instance, move, room, needed), name=move.file)
+    return decided.plan(fleet, plan_id)
+
+
+def plan_import(
+    request: Request, manifests: Sequence[Manifest], fleet: Fleet, room: Room | None, *, plan_id: str
+) -> Plan:
+    """Decide for every chosen export. Raises InputError."""
+    if request.rename and len(manifests) != 1:
+        raise InputError(f"a new name needs exactly one export; {len(manifests)} are selected")
+    (target,) = request.targets
+    server = fleet.servers[target]
+    decided = Decided(request)
+    for manifest in manifests:
+        move = Move(
+            instance=manifest.instance,
+            source=request.archive,
+            target=target,
+            name=request.rename or manifest.instance,
+            project=manifest.project,
+            target_project=request.project_on_target(manifest.project),
+            type=manifest.type,
+            identity=manifest.sha256,
+            method=Method.IMPORT,
+            policy=request.policy,
+            overrides=request.overrides,
+            file=manifest.file,
+        )
+        move = replace(move, pool=wanted_pool(manifest.as_instance(), move), reason=move.file)
+        taken = f"{move.target_project}:{move.name}"
+        decided.take(move, import_findings(manifest, move, server, room), name=taken)
+    return decided.plan(fleet, plan_id)

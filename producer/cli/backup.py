@@ -1,0 +1,241 @@
+"""``herder backup``: runs of policies by hand, the generations that there are, and instances made of them."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from common.config import load_settings
+from common.domain.backup import BackupPolicy
+from common.domain.errors import HerderError, InputError
+from common.domain.generation import Generation
+from common.domain.plan import Limits, Mode, Plan, Request
+from common.lxd.remotes import Remotes, split_name
+from common.store.codec import to_plain
+from producer.backup import definition_of, generations, in_order, plans_for
+from producer.cli import exits, flow, options, render
+from producer.cli.exits import EXIT_STATUS, reports_errors
+from producer.inventory import take_inventory
+from producer.planner import make_plan
+from producer.policyfile import read_policies
+from producer.restoring import Chosen, Wanted, choose, in_boot_order, requests, with_definitions
+from producer.session import load_remotes, open_session
+from producer.submit import submit
+
+app = typer.Typer(no_args_is_help=True, help="Back instances up by policies, and make instances of the backups.")
+
+PolicyFile = Annotated[Path, typer.Argument(metavar="FILE", help="The file with the policies.", show_default=False)]
+
+
+@app.command("run", epilog=EXIT_STATUS)
+@reports_errors
+def run(
+    file: PolicyFile,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[POLICY]...", help="All policies of the file if left out.", show_default=False),
+    ] = None,
+    at: Annotated[
+        str,
+        typer.Option("--at", metavar="TIME", help="The moment that the generations are of, ISO 8601; now if left out."),
+    ] = "",
+    as_json: options.Json = False,
+) -> None:
+    """Run policies now, whatever their schedules say: one generation of each instance on each target."""
+    remotes, settings = load_remotes(), load_settings()
+    now = _moment(at, "--at") if at else datetime.now(UTC).replace(microsecond=0)
+    policies = _chosen(read_policies(file), names or [], file)
+    plans = [plan for policy in policies for plan in plans_for(policy, now, remotes, settings)]
+    _carry_out(plans, as_json=as_json)
+
+
+def _moment(text: str, option: str) -> datetime:
+    """A moment; UTC if it does not tell its zone. Raises InputError."""
+    try:
+        found = datetime.fromisoformat(text).replace(microsecond=0)
+    except ValueError as error:
+        raise InputError(f"{option}: {error}", hint="write 2026-11-23T02:00") from error
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def _chosen(policies: Iterable[BackupPolicy], names: list[str], file: Path) -> list[BackupPolicy]:
+    known = {policy.name: policy for policy in policies}
+    strangers = [name for name in names if name not in known]
+    if strangers:
+        raise InputError(f"{file} has no policy {', '.join(strangers)}; it has {', '.join(known)}")
+    return [known[name] for name in dict.fromkeys(names or known)]
+
+
+def _carry_out(plans: list[Plan], *, as_json: bool) -> None:
+    with open_session(with_workers=True) as session:
+        for plan in plans:
+            submit(plan, session.jobs)
+        reports = [flow.watch_to_the_end(plan.id, session, as_json=as_json) for plan in plans]
+    if as_json:
+        exits.print_json([to_plain(report) for report in reports])
+        if not all(flow.is_all_done(report) for report in reports):
+            raise typer.Exit(exits.NOT_ALL)
+    else:
+        flow.finish_all(reports, as_json=False)
+
+
+@app.command("restore", epilog=EXIT_STATUS)
+@reports_errors
+def restore(
+    selections: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SELECTION...",
+            help="REMOTE:INSTANCE as it was backed up, REMOTE: for all of it, or REMOTE:GENERATION.",
+            show_default=False,
+        ),
+    ],
+    at: Annotated[
+        str, typer.Option("--at", metavar="TIME", help="As it was then, ISO 8601; the newest if left out.")
+    ] = "",
+    to: Annotated[str, typer.Option("--to", metavar="REMOTE:", help="Where it was if left out.")] = "",
+    name: Annotated[str, typer.Option("--as", metavar="NAME", help="A new name, of a single instance.")] = "",
+    sources: Annotated[
+        list[str] | None,
+        typer.Option("--from", metavar="REMOTE:", help="Which server's generations; all remotes' if left out."),
+    ] = None,
+    project: Annotated[str, typer.Option("--project", help="Project on the target; the same if left out.")] = "",
+    storage: options.Storage = "",
+    config: options.Config = None,
+    device: options.Device = None,
+    no_profiles: Annotated[
+        bool,
+        typer.Option("--no-profiles", help="What its profiles gave it becomes its own; the target needs none."),
+    ] = False,
+    keep_addresses: Annotated[
+        bool, typer.Option("--keep-addresses", help="With the MAC addresses that it had; else new ones.")
+    ] = False,
+    name_map: options.NameMapOption = None,
+    create: options.Create = None,
+    mode: options.ModeOption = Mode.AUTO,
+    limit: options.Limit = "",
+    transfers: options.PerServer = Limits.per_source,
+    skip_refused: options.SkipRefused = False,
+    yes: options.Yes = False,
+    as_json: options.Json = False,
+) -> None:
+    """Make instances of generations: stopped, on the server that they were on or on another one."""
+    remotes, settings = load_remotes(), load_settings()
+    found = _found(sources or [], remotes)
+    moment = _moment(at, "--at") if at else None
+    picked = [
+        each
+        for selection in selections
+        for source, instance in (split_name(selection, remotes.default),)
+        for each in choose(found, source, instance, moment)
+    ]
+    chosen = [Chosen(each, definition_of(each, remotes, settings)) for each in dict.fromkeys(picked)]
+    wanted = Wanted(
+        to=options.remote_of(to, remotes) if to else "",
+        name=name,
+        project=project,
+        overrides=options.overrides(
+            config or [],
+            device or [],
+            None,
+            storage,
+            no_profiles=False,
+            instance_only=False,
+            allow_inconsistent=False,
+            mapped=name_map or [],
+            create=create or [],
+        ),
+        bakes=no_profiles,
+        keeps_addresses=keep_addresses,
+        mode=mode,
+        rate=options.rate(limit),
+        limits=Limits(per_source=transfers, per_target=transfers),
+    )
+    plans = [_planned(request, chosen, remotes) for request in requests(chosen, wanted)]
+    for plan in plans:
+        flow.refuse_or_warn(plan, skip_refused=skip_refused, ask=not yes and not as_json)
+        if not as_json:
+            render.console.print(render.plan_table(plan))
+    if not yes:
+        flow.ask(f"Restore {sum(len(plan.moves) for plan in plans)} instances?")
+    _carry_out([plan for plan in plans if plan.moves], as_json=as_json)
+
+
+def _planned(request: Request, chosen: list[Chosen], remotes: Remotes) -> Plan:
+    fleet = with_definitions(take_inventory(request, remotes, load_settings()), request, chosen)
+    return in_boot_order(make_plan(request, fleet, plan_id=flow.new_plan_id()), chosen)
+
+
+Where = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[REMOTE:]...", help="All remotes if left out.", show_default=False),
+]
+
+
+@app.command("list", epilog=EXIT_STATUS)
+@reports_errors
+def list_(
+    where: Where = None,
+    instance: Annotated[
+        str, typer.Option("--instance", metavar="[REMOTE:]INSTANCE", help="Only those of this instance.")
+    ] = "",
+    as_json: options.Json = False,
+) -> None:
+    """The complete generations that there are, the newest first."""
+    remotes = load_remotes()
+    remote, name = split_name(instance)
+    found = [each for each in _found(where or [], remotes) if not instance or _is_of(each, remote, name)]
+    if as_json:
+        exits.print_json([to_plain(each) for each in found])
+    else:
+        render.console.print(_table(found))
+
+
+def _found(where: list[str], remotes: Remotes) -> tuple[Generation, ...]:
+    """On the remotes that are named; or on all, of which some may not answer."""
+    if where:
+        return generations([options.remote_of(each, remotes) for each in where], remotes, load_settings())
+    found: list[Generation] = []
+    for remote in remotes:
+        try:
+            found += generations([remote.name], remotes, load_settings())
+        except HerderError as error:
+            exits.errors.print(f"{remote.name} was not asked: {error.message}", markup=False)
+    return in_order(found)
+
+
+def _is_of(generation: Generation, remote: str, name: str) -> bool:
+    return generation.instance == name and (not remote or generation.source.startswith(f"{remote}:"))
+
+
+def _table(found: Iterable[Generation]) -> Table:
+    table = Table(box=SIMPLE_HEAD)
+    for heading in ("generation", "of", "policy", "at (UTC)"):
+        table.add_column(heading, overflow="fold")
+    for each in found:
+        table.add_row(each.place, each.source, each.policy, f"{each.at:%Y-%m-%d %H:%M}")
+    return table
+
+
+@app.command("show", epilog=EXIT_STATUS)
+@reports_errors
+def show(
+    generation: Annotated[str, typer.Argument(metavar="REMOTE:GENERATION")],
+    as_json: options.Json = False,
+) -> None:
+    """One generation, and what its instance was made of when it was backed up."""
+    remotes, settings = load_remotes(), load_settings()
+    remote, name = split_name(generation, remotes.default)
+    found = next((each for each in generations([remote], remotes, settings) if each.name == name), None)
+    if found is None:
+        raise InputError(f"{remote} has no generation {name}", hint=f"`herder backup list {remote}:`")
+    told = {**to_plain(found), "definition": definition_of(found, remotes, settings)}
+    if as_json:
+        exits.print_json(told)
+    else:
+        render.console.print(yaml.safe_dump(told, sort_keys=False), markup=False)

@@ -1,0 +1,165 @@
+"""``herder scheduler FILE...`` runs backup policies when they are due, and ``herder backup check|status FILE...``."""
+
+import os
+import signal
+import socket
+import threading
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import redis
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from common.config import load_settings
+from common.domain.backup import BackupPolicy
+from common.domain.errors import InputError
+from common.logs import event, set_up
+from common.store.codec import to_plain
+from common.store.connect import connect
+from common.store.keys import Keys
+from common.store.runs import RunStore
+from producer import ages
+from producer.backup import plans_for
+from producer.cli import exits, options, render
+from producer.cli.backup import app as backup
+from producer.cli.exits import EXIT_STATUS, reports_errors
+from producer.policyfile import read_all
+from producer.schedule import due_after
+from producer.scheduler import Scheduler, jitter_of, log
+from producer.session import load_remotes, open_session
+
+Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="The files with the policies.")]
+
+#: Seconds between two looks at what is due.
+_INTERVAL = 5.0
+_NEXT_RUNS = 3
+
+
+@dataclass
+class Watched:
+    """The policies of some files, read again when one changes; what cannot be read leaves them as they were."""
+
+    files: list[Path]
+    tell: Callable[[str], None]
+    _seen: list[int] = field(default_factory=list)
+    _policies: tuple[BackupPolicy, ...] = ()
+
+    def __call__(self) -> tuple[BackupPolicy, ...]:
+        """As they are now. Raises InputError if they cannot be read at first."""
+        changed = [file.stat().st_mtime_ns if file.exists() else 0 for file in self.files]
+        if changed != self._seen:
+            is_first, self._seen = not self._seen, changed
+            try:
+                self._policies = read_all(self.files)
+            except InputError as error:
+                if is_first:
+                    raise
+                self.tell(f"the policies stay as they were: {error.message}")
+        return self._policies
+
+
+@reports_errors
+def scheduler(files: Files) -> None:
+    """Run backup policies when they are due, until told to stop. Any number of schedulers may run; one acts."""
+    settings, remotes = load_settings(), load_remotes()
+    set_up(settings.log_level)
+    policies = Watched(files, lambda reason: log.warning("policies.broken reason=%r", reason))
+    policies()
+    stopping = threading.Event()
+    # The handler only hands over: to set an event in it would wait for itself if it came while that is waited for.
+    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=stopping.set).start())
+    with open_session(with_workers=True) as session:
+        runs = RunStore(connect(session.redis_url), Keys(settings.namespace))
+        one = Scheduler(
+            name=f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:6]}",
+            policies=policies,
+            plans_for=lambda policy, at: plans_for(policy, at, remotes, settings),
+            newest_on_targets=lambda policy: ages.newest_run(policy, remotes, settings),
+            jobs=session.jobs,
+            runs=runs,
+            now=lambda: datetime.now(UTC),
+        )
+        event(log, "scheduler.started", scheduler=one.name, policies=",".join(each.name for each in policies()))
+        try:
+            _turn_until(stopping, one)
+        finally:
+            runs.leave(one.name)
+
+
+def _turn_until(stopping: threading.Event, one: Scheduler) -> None:
+    acts = None
+    while not stopping.is_set():
+        try:
+            if one.turn() is not acts:
+                acts = not acts
+                event(log, "scheduler.acts" if acts else "scheduler.stands_by", scheduler=one.name)
+        except redis.RedisError as error:
+            log.warning("redis.away reason=%r", str(error))
+        stopping.wait(_INTERVAL)
+
+
+@backup.command("check", epilog=EXIT_STATUS)
+@reports_errors
+def check(files: Files, as_json: options.Json = False) -> None:
+    """Read policies, and tell when they are due and how many instances they select; nothing is run."""
+    remotes, settings, now = load_remotes(), load_settings(), datetime.now(UTC)
+    told: list[dict[str, Any]] = []
+    for policy in read_all(files):
+        due = [now]
+        for _ in range(_NEXT_RUNS):
+            due.append(due_after(policy.schedule, due[-1]))
+        told.append(
+            {
+                "policy": policy.name,
+                "instances": len(ages.selected(policy, now, remotes, settings)),
+                "targets": [target.remote for target in policy.targets],
+                "next": [(each + jitter_of(policy, each)).isoformat(timespec="seconds") for each in due[1:]],
+            }
+        )
+    if as_json:
+        exits.print_json(told)
+        return
+    rows = [(each["policy"], each["instances"], ", ".join(each["targets"]), "\n".join(each["next"])) for each in told]
+    render.console.print(_table(("policy", "instances", "targets", "next runs"), rows))
+
+
+@backup.command("status", epilog=EXIT_STATUS)
+@reports_errors
+def status(files: Files, as_json: options.Json = False) -> None:
+    """How old the last good backup of each instance is, on each target; exit status 5 if one breaks its policy."""
+    remotes, settings, now = load_remotes(), load_settings(), datetime.now(UTC)
+    policies = read_all(files)
+    found = ages.of_policies(policies, now, remotes, settings)
+    if as_json:
+        exits.print_json([{**to_plain(each), "is_breached": each.is_breached} for each in found])
+    else:
+        head = ("instance", "policy", "target", "last good", "age", "allowed", "")
+        render.console.print(_table(head, [_row(each) for each in found]))
+    if any(each.is_breached for each in found):
+        raise typer.Exit(exits.FOUND)
+
+
+def _row(each: ages.Age) -> tuple[str, ...]:
+    last = f"{each.last_good:%Y-%m-%d %H:%M}" if each.last_good else "never"
+    allowed = _hours(each.rpo.total_seconds()) if each.rpo is not None else ""
+    verdict = "BREACHED" if each.is_breached else "ok"
+    return each.source, each.policy, each.target, last, _hours(each.age.total_seconds()), allowed, verdict
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h"
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> Table:
+    table = Table(box=SIMPLE_HEAD)
+    for heading in head:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*map(str, row))
+    return table

@@ -1,0 +1,65 @@
+"""When a policy is due: cron lines and calendar words, in the policy's own time zone.
+
+Cron lines are read by ``cronsim`` (as Debian's cron understands them), calendar words by ``oncalendar`` (as systemd
+does). On a night on which the clocks change every time of the wall clock is due exactly once: systemd itself would
+leave a time out that does not exist. Only a cron line for every hour counts the hour that comes twice as two.
+"""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from cronsim import CronSim, CronSimError
+from oncalendar import OnCalendar, OnCalendarError
+
+from common.domain.backup import Schedule
+
+_FIELDS_OF_CRON = 5
+#: No zone has ever put its clocks forward by more.
+_LONGEST_GAP = timedelta(hours=3)
+#: A schedule that is not due within so long is never due: 29 February comes every eight years at the worst.
+_NEVER = timedelta(days=9 * 366)
+
+
+def check(schedule: Schedule) -> None:
+    """Raises ValueError if it cannot be understood, or is never due."""
+    try:
+        ZoneInfo(schedule.zone)
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"there is no time zone {schedule.zone!r}") from error
+    due_after(schedule, datetime(2026, 1, 1, tzinfo=UTC))
+
+
+def due_after(schedule: Schedule, moment: datetime) -> datetime:
+    """The first due moment after ``moment``, in UTC, without its jitter. Raises ValueError."""
+    local = moment.astimezone(ZoneInfo(schedule.zone))
+    try:
+        found = next((each for each in _due(schedule.when, local) if each > moment), None)
+    except (CronSimError, OnCalendarError) as error:
+        hint = "write a cron line of five fields, or calendar words such as daily, hourly or Mon..Fri 02:00"
+        raise ValueError(f"{schedule.when!r} is no schedule ({error}): {hint}") from error
+    except OverflowError:
+        found = None
+    if found is None or found - moment > _NEVER:
+        raise ValueError(f"{schedule.when!r} is never due")
+    return found
+
+
+def newest_due(schedule: Schedule, since: datetime, now: datetime) -> datetime | None:
+    """The last moment after ``since`` at which it was due, up to ``now``; None if it was not."""
+    newest = None
+    due = due_after(schedule, since)
+    while due <= now:
+        newest, due = due, due_after(schedule, due)
+    return newest
+
+
+def _due(when: str, local: datetime) -> Iterator[datetime]:
+    """The due moments from some time before ``local`` on, in UTC."""
+    if len(when.split()) == _FIELDS_OF_CRON:
+        for each in CronSim(when, local):
+            yield each.astimezone(UTC)
+        return
+    # By the wall clock, whose times all exist, from before any gap that the moment may lie behind.
+    for each in OnCalendar(when, (local - _LONGEST_GAP).replace(tzinfo=UTC)):
+        yield each.replace(tzinfo=local.tzinfo).astimezone(UTC)

@@ -1,0 +1,200 @@
+"""`python -m tests.acceptance.nights`: nights of backups of real containers that change by day.
+
+Every night runs the policy with the command that a user types, onto a target with a btrfs pool and one with a dir
+pool, which keep more nights than the source. At the end every generation that the policy keeps has the bytes of its
+night, those and no others are there, and nothing of herder's is left where it does not belong. The last line of the
+output is JSON, for programs. Run from the root of the checkout, as root; every other instance on these servers of the
+lab is deleted.
+"""
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.acceptance import world
+from tests.acceptance.story import DONE, Herder, Running
+from tests.acceptance.world import Record, Tree, Wish
+from tests.lab import Lab, LabServer
+
+FIRST_NIGHT = datetime(2026, 11, 2, 2, 0, tzinfo=UTC)
+STATE, OF, AT = "user.herder-backup-state", "user.herder-backup-of", "user.herder-backup-at"
+SOURCE, TARGETS = "s1", ("s2", "d1")
+
+
+@dataclass
+class Nights:
+    """A source with instances, its targets, and what each instance was in each night."""
+
+    servers: Mapping[str, LabServer]
+    herder: Herder
+    instances: int
+    keep: int = 2  # nights on the source
+    keep_on: Mapping[str, int] = field(default_factory=lambda: {"s2": 4, "d1": 3})
+    hook: Mapping[str, list[str]] = field(default_factory=dict)
+    dice: random.Random = field(default_factory=lambda: random.Random(1))
+    was: dict[tuple[str, int], Tree] = field(default_factory=dict)
+    sent: dict[tuple[str, str, int], int] = field(default_factory=dict)
+    nights: int = 0
+
+    @property
+    def names(self) -> list[str]:
+        return [f"web{number}" for number in range(1, self.instances + 1)]
+
+    @property
+    def source(self) -> LabServer:
+        return self.servers[SOURCE]
+
+    @property
+    def file(self) -> Path:
+        """The policy file."""
+        return self.herder.home / "policies.yaml"
+
+    def begin(self) -> None:
+        """Instances, the first of them stopped, one with a profile that no target has; and the policy."""
+        self.source.query("POST", "/1.0/profiles", {"name": "limited", "config": {"limits.memory": "256MiB"}})
+        for number, name in enumerate(self.names):
+            profiles = ("default", "limited") if number == 1 else ("default",)
+            world.make(self.source, Wish(name=name, profiles=profiles, config={"boot.autostart": "true"}))
+            world.fill(self.source, name, 2)
+        world.stop(self.source, self.names[0])
+        targets = [{"remote": name, "keep": {"last": last}} for name, last in self.keep_on.items()]
+        policy: dict[str, Any] = {
+            "name": "nightly",
+            "select": {"source": SOURCE},
+            "schedule": {"when": "02:00"},
+            "targets": targets,
+            "keep": {"last": self.keep},
+            "hook": dict(self.hook),
+        }
+        self.file.write_text(yaml.safe_dump({"policies": [policy]}))
+
+    def at(self, night: int) -> datetime:
+        """The due moment of a night."""
+        return FIRST_NIGHT + timedelta(days=night)
+
+    def day(self) -> None:
+        """What the instances do by day: files come, change and go; some have a quiet day."""
+        for name in self.names:
+            what = self.dice.choice(["write", "write", "remove", "quiet"])
+            path = f"/srv/file{self.dice.randint(1, 3)}"
+            if what == "write":
+                world.write(self.source, name, path, f"{self.dice.random()} of night {self.nights}\n" * 100)
+            elif what == "remove":
+                (world.rootfs(self.source, name) / path.lstrip("/")).unlink(missing_ok=True)
+
+    def night(self) -> None:
+        """One run of the policy, to its end."""
+        self.ends(self.falls())
+
+    def falls(self) -> Running:
+        """A run begins; what the instances are is noted before."""
+        for name in self.names:
+            self.was[name, self.nights] = world.tree(world.rootfs(self.source, name))
+        return self.herder.start("backup", "run", str(self.file), "--at", self.at(self.nights).isoformat(), "--json")
+
+    def ends(self, run: Running) -> None:
+        """The run has made all backups."""
+        for report in run.wait().ended(DONE).json:
+            for job in report["jobs"]:
+                self.sent[job["instance"], job["target"], self.nights] = job["bytes"]
+        self.nights += 1
+
+    def assert_like(self, server: LabServer, name: str, was: Record) -> None:
+        """It is stopped, free to start, and made of the same config, devices and profiles but for its root disk's."""
+        now = world.get(server, name)
+        assert (now["status"], now["profiles"], now["description"]) == ("Stopped", was["profiles"], was["description"])
+        assert _own(now) == _own(was)
+        assert {n: d for n, d in now["devices"].items() if n != "root"} == was["devices"]
+        assert world.traces_on(server, name) == []
+
+    def check(self) -> None:
+        """Everything that was promised is there, and nothing else."""
+        for target, keep in self.keep_on.items():
+            self._check_target(self.servers[target], keep)
+        for name in self.names:
+            kept = range(max(0, self.nights - self.keep), self.nights)
+            wanted = {f"herder-nightly-{self.at(night):%Y%m%d-%H%M%S}" for night in kept}
+            assert set(world.snapshots(self.source, name)) == wanted, name
+        expected = {"Stopped" if number == 0 else "Running" for number in range(min(2, self.instances))}
+        assert {world.status(self.source, name) for name in self.names} == expected
+
+    def _check_target(self, target: LabServer, keep: int) -> None:
+        # What LXD cannot delete any more of a broken staging copy is set aside, and reported by the job.
+        records = [each for each in world.listing(target) if each["name"] not in world.wrecks(target)]
+        complete = {
+            (record["config"][OF], datetime.fromisoformat(record["config"][AT])): record
+            for record in records
+            if record["config"][STATE] == "complete"
+        }
+        kept = range(max(0, self.nights - keep), self.nights)
+        wanted = {(f"{SOURCE}:default/{name}", self.at(night)) for name in self.names for night in kept}
+        assert complete.keys() == wanted, target.name
+        assert len(records) == len(wanted) + len(self.names)  # and a staging copy of each
+        for name in self.names:
+            for night in kept:
+                record = complete[f"{SOURCE}:default/{name}", self.at(night)]
+                there = world.tree(world.rootfs(target, record["name"]))
+                assert there == self.was[name, night], (target.name, name, night)
+        for record in records:
+            assert record["status"] == "Stopped", record["name"]
+            assert record["profiles"] == [], record["name"]
+            assert set(record["devices"]) == {"root", "herder-guard"}, record["name"]
+            assert not any(".hwaddr" in key for key in record["config"]), record["name"]
+
+
+def _own(record: Record) -> dict[str, str]:
+    return {key: value for key, value in record["config"].items() if not key.startswith("volatile.")}
+
+
+def main() -> int:
+    """Run the nights that the arguments ask for."""
+    parser = argparse.ArgumentParser(prog="python -m tests.acceptance.nights")
+    parser.add_argument("--nights", type=int, default=30)
+    parser.add_argument("--instances", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    lab = Lab.load()
+    servers = {name: lab.servers[name] for name in (SOURCE, *TARGETS)}
+    for server in servers.values():
+        world.strip(server)
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="hn", dir="/tmp") as home:
+        story = Nights(
+            servers,
+            Herder.of(lab, Path(home)),
+            arguments.instances,
+            keep=3,
+            keep_on={"s2": 14, "d1": 7},
+            dice=random.Random(arguments.seed),
+        )
+        story.begin()
+        for _ in range(arguments.nights):
+            story.day()
+            story.night()
+            print(f"night {story.nights}: {time.monotonic() - began:.0f} s", flush=True)
+        story.check()
+    for server in servers.values():
+        world.strip(server)
+    told = {
+        "nights": arguments.nights,
+        "instances": arguments.instances,
+        "generations": sum(min(arguments.nights, keep) for keep in story.keep_on.values()) * arguments.instances,
+        "seconds": round(time.monotonic() - began),
+        "bytes_sent": sum(story.sent.values()),
+    }
+    print(json.dumps(told))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

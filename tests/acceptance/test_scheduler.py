@@ -1,0 +1,73 @@
+"""`herder scheduler`, `herder backup check` and `herder backup status` on real servers."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance import world
+from tests.acceptance.story import DONE, FOUND, INPUT, Herder
+from tests.acceptance.world import Wish
+from tests.lab import LabServer, host
+
+pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("s2")]
+
+POLICIES = """\
+policies:
+  - name: often
+    select: {source: s1}
+    schedule: {when: "*:*:0/20"}
+    targets: [{remote: s2, keep: {last: 2}}]
+    rpo: 1h
+"""
+
+
+@pytest.fixture
+def file(s1: LabServer, home: Path) -> Path:
+    """A policy that is due every 20 seconds, for the one instance of s1."""
+    world.make(s1, Wish(name="web1", files={"/root/data": "data"}))
+    policies = home / "policies.yaml"
+    policies.write_text(POLICIES)
+    return policies
+
+
+def generations(herder: Herder) -> list[dict[str, str]]:
+    found: list[dict[str, str]] = herder.run("backup", "list", "s2:", "--json").ended(DONE).json
+    return found
+
+
+def test_a_policy_runs_when_it_is_due_and_its_status_tells_how_old_the_backups_are(
+    s1: LabServer, herder: Herder, file: Path
+) -> None:
+    """Two runs by the scheduler's own workers; the second keeps the first. A stop ends all of it in order."""
+    (checked,) = herder.run("backup", "check", str(file), "--json").ended(DONE).json
+    assert (checked["policy"], checked["instances"], checked["targets"]) == ("often", 1, ["s2"])
+    assert len(checked["next"]) == 3
+
+    scheduler = herder.start("scheduler", str(file))
+    host.wait_until("two generations", lambda: len(generations(herder)) == 2, seconds=120)
+    scheduler.send(signal.SIGTERM)
+    scheduler.wait().ended(DONE)
+
+    moments = [each["at"] for each in generations(herder)]
+    assert len(set(moments)) == 2
+    assert world.status(s1, "web1") == "Running"
+    (status,) = herder.run("backup", "status", str(file), "--json").ended(DONE).json
+    assert (status["source"], status["target"], status["is_breached"]) == ("s1:default/web1", "s2", False)
+    assert status["last_good"] == moments[0]
+
+
+def test_a_backup_that_is_too_old_or_missing_is_found(herder: Herder, file: Path) -> None:
+    """Without any backup the instance's own age counts."""
+    (status,) = herder.run("backup", "status", str(file), "--json").ended(DONE).json
+    assert status["last_good"] is None
+    file.write_text(POLICIES.replace("rpo: 1h", "rpo: 1s"))
+    found = herder.run("backup", "status", str(file)).ended(FOUND)
+    assert "BREACHED" in found.out
+
+
+def test_a_mistake_is_told_before_anything_is_started(herder: Herder, file: Path) -> None:
+    file.write_text(POLICIES.replace("rpo", "rop"))
+    ran = herder.run("scheduler", str(file)).ended(INPUT)
+    assert f"{file}:6:5: policies.0.rop: there is no such key" in ran.error
+    assert not (herder.home / "state").exists()

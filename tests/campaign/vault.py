@@ -1,0 +1,104 @@
+"""The judge of backups: which generations a target has at the end, what is in them, and when others were removed.
+
+As ``checker``, it reads only what the simulated servers have written down and what they have; of the jobs it is told
+how each ended.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from tests.campaign.scenario import Machine
+from tests.simulator import Entry, Fleet
+from tests.simulator.model import Data, Instance
+
+_STATE, _OF = "user.herder-backup-state", "user.herder-backup-of"
+_MARK = "user.herder."
+_GUARD = {"herder-guard": {"type": "unix-char", "source": "/dev/herder-guard", "path": "/dev/herder-guard"}}
+_EARLIER = -1
+
+
+def back_up_earlier(fleet: Fleet, machine: Machine, source: Instance) -> None:
+    """The target has a complete generation of an earlier night, and nothing else: its staging copy was lost."""
+    order = machine.order(_EARLIER)
+    config = {
+        "boot.autostart": "false",
+        "user.herder-backup": order.policy,
+        _OF: machine.origin,
+        "user.herder-backup-at": order.at.isoformat(),
+        _STATE: "complete",
+    }
+    name = order.generation_of(machine.origin)
+    made = fleet.launch(machine.target, name, size=machine.mib * 1024**2, config=config, devices=_GUARD, runs=False)
+    assert source.data
+    made.data = Data(source.data.generation, -1000, source.data.size)
+
+
+def check_backups(fleet: Fleet, machine: Machine, states: Mapping[str, str], *, forgets: bool) -> list[str]:
+    """The newest complete generation is never harmed, and each has the data of its night's snapshot."""
+    found = list(_check_removals(fleet, machine))
+    there = {each.name: each for each in fleet.servers[machine.target].instances.values() if _is_of(each, machine)}
+    complete = {name: each for name, each in there.items() if each.config[_STATE] == "complete"}
+    if not complete:
+        found.append(f"{machine.name} has no good backup any more on {machine.target}: {sorted(there)}")
+    found += [line for each in complete.values() for line in _check_data(fleet, machine, each)]
+    for name, state in states.items():
+        is_kept = not machine.keeps or name in sorted({*states, *complete})[-machine.keeps :]
+        if state == "done" and is_kept and name not in complete:
+            found.append(f"the backup {name} is done and not there")
+        if state == "cancelled" and name in complete and not forgets:
+            found.append(f"the backup {name} was cancelled and is there")
+    has_parked = "parked" in states.values()
+    if not forgets and not has_parked:
+        making = sorted(name for name, each in there.items() if each.config[_STATE] == "making")
+        found += [f"the unfinished generation {name} is left" for name in making]
+        staging = [each for each in there.values() if each.config[_STATE] == "staging"]
+        found += [f"{each.name} is still held by {each.config[f'{_MARK}job']}" for each in staging if _is_held(each)]
+    return found
+
+
+def _is_of(instance: Instance, machine: Machine) -> bool:
+    return instance.config.get(_OF) == machine.origin and "-wreck-" not in instance.name
+
+
+def _is_held(instance: Instance) -> bool:
+    return bool(instance.config.get(f"{_MARK}job"))
+
+
+def _check_data(fleet: Fleet, machine: Machine, generation: Instance) -> Iterator[str]:
+    """Stopped, guarded, whole, and equal to the snapshot that the source still has; or the one of before the trial."""
+    name = generation.name
+    if generation.is_alive or "herder-guard" not in generation.devices or generation.profiles not in ([], ["default"]):
+        yield f"the generation {name} is {generation.status} with {sorted(generation.devices)}"
+    if generation.data is None or generation.data.torn:
+        yield f"the generation {name} has no whole data: {generation.data}"
+        return
+    nights = [machine.order(night) for night in range(machine.nights)]
+    orders = {order.generation_of(machine.origin): order for order in nights}
+    if name not in orders:
+        if generation.data.version != -1000:
+            yield f"the generation {name} of before has {generation.data.token} now"
+        return
+    source = fleet.servers[machine.source].instances["default", machine.name]
+    taken = source.snapshots.get(orders[name].snapshot)
+    token = taken.data.token if taken is not None and taken.data is not None else "nothing"
+    if generation.data.token != token:
+        yield f"the generation {name} has {generation.data.token}, and its snapshot {token}"
+
+
+def _check_removals(fleet: Fleet, machine: Machine) -> Iterator[str]:
+    """A complete generation goes only when the policy has more than it keeps, and a newer one is complete."""
+    complete = {machine.order(_EARLIER).generation_of(machine.origin)}
+    for entry in fleet.history():
+        if entry.server != machine.target:
+            continue
+        if entry.kind == "configured" and _tells_complete(entry, machine):
+            complete.add(entry.instance)
+        elif entry.kind == "deleted" and entry.instance in complete:
+            complete.discard(entry.instance)
+            newer = [name for name in complete if name > entry.instance]
+            if not machine.keeps or len(newer) < machine.keeps:
+                yield f"the good backup {entry.instance} was removed with {newer} beside it, at {entry.at:.2f} s"
+
+
+def _tells_complete(entry: Entry, machine: Machine) -> bool:
+    config = entry.detail["config"]
+    return bool(config.get(_STATE) == "complete" and config.get(_OF) == machine.origin)

@@ -1,0 +1,219 @@
+"""Custom volumes: what arrives with them, what a refresh does, and what is left when one breaks."""
+
+import pytest
+
+from common.domain.errors import NotFound, PreconditionFailed, ServerRefused
+from common.domain.volume import Volume
+from tests.contract.sites import Site, begin_volume
+from tests.lab.pulls import MIB, done, finished
+
+NAME = "data"
+RECEIVING = {"user.herder.state": "receiving"}
+DEVICE = {"type": "disk", "pool": "default", "source": NAME, "path": "/mnt"}
+PATH = f"/1.0/storage-pools/default/volumes/custom/{NAME}"
+
+
+def make(site: Site, *, mib: int = 4, config: dict[str, str] | None = None) -> None:
+    """A volume with that much in it."""
+    site.client.create_volume(Volume(pool="default", name=NAME, config=config or {}, description="all of it"))
+    if mib:
+        site.fill(NAME, mib=mib)
+
+
+def snapshot(site: Site, name: str) -> None:
+    made = site.client.transport.request("POST", f"{PATH}/snapshots", json={"name": name}).operation
+    assert made
+    done(site.client, made)
+
+
+def names(site: Site) -> set[str]:
+    return {each.name for each in site.client.volumes()}
+
+
+@pytest.mark.parametrize("mode", ["pull", "push", "relay"])
+@pytest.mark.parametrize(("source", "target"), [("s1", "s2"), ("s1", "d1"), ("d1", "s2")])
+def test_it_arrives_with_its_snapshots_and_what_was_asked(
+    sites: dict[str, Site], source: str, target: str, mode: str
+) -> None:
+    """Its record is there when the operation is over; a second one of that name is refused."""
+    here, there = sites[source], sites[target]
+    make(here, config={"user.a": "1"})
+    snapshot(here, "monday")
+    here.fill(NAME, mib=5)
+    begin_volume(here, there, NAME, mode=mode, config={"user.a": "1", **RECEIVING}).succeed()
+    copy = there.client.volume("default", NAME)
+    assert (copy.own_config, copy.marks) == ({"user.a": "1"}, {"state": "receiving"})
+    assert (copy.description, copy.content_type, copy.used_by) == ("all of it", "filesystem", ())
+    assert there.client.volume_snapshots(copy) == {"monday"}
+    assert names(there) == {NAME}
+    assert there.content_of_volume(NAME) == here.content_of_volume(NAME)
+    with pytest.raises(ServerRefused, match="already exists"):
+        begin_volume(here, there, NAME, mode=mode)
+
+
+@pytest.mark.parametrize("target", ["s2", "d1"])
+def test_an_empty_one_is_filled_by_a_refresh_also_while_it_is_attached(sites: dict[str, Site], target: str) -> None:
+    """With the snapshots that it lacks; its config stays. So is one that holds older data."""
+    here, there = sites["s1"], sites[target]
+    make(here)
+    snapshot(here, "monday")
+    make(there, mib=0, config=RECEIVING)
+    there.launch("c1", devices={NAME: DEVICE})
+    done(there.client, there.client.force_stop("c1"))
+    begin_volume(here, there, NAME, refresh=True, config={"user.other": "1"}).succeed()
+    copy = there.client.volume("default", NAME)
+    assert (copy.own_config, copy.marks) == ({}, {"state": "receiving"})
+    assert there.client.volume_snapshots(copy) == {"monday"}
+    assert there.content_of_volume(NAME) == here.content_of_volume(NAME)
+    here.fill(NAME, mib=6)
+    begin_volume(here, there, NAME, refresh=True).succeed()
+    assert there.content_of_volume(NAME) == here.content_of_volume(NAME)
+
+
+def test_who_attaches_it_is_told_and_keeps_it_from_being_deleted(s1: Site) -> None:
+    make(s1)
+    s1.launch("c1", devices={NAME: DEVICE})
+    seen = s1.client.volume("default", NAME)
+    assert seen.used_by == ("/1.0/instances/c1",)
+    assert [each.used_by for each in s1.client.volumes()] == [seen.used_by]
+    with pytest.raises(ServerRefused, match="still in use"):
+        s1.client.delete_volume(seen)
+    done(s1.client, s1.client.force_stop("c1"))
+    done(s1.client, s1.client.delete("c1"))
+    s1.client.delete_volume(seen)
+    assert names(s1) == set()
+
+
+def test_its_config_is_changed_only_if_it_is_as_it_was(s1: Site) -> None:
+    """A key without a value is deleted; the description stays."""
+    make(s1, config={"user.a": "1"})
+    seen = s1.client.volume("default", NAME)
+    s1.client.patch_volume(seen, {"user.b": "2"})
+    with pytest.raises(PreconditionFailed):
+        s1.client.patch_volume(seen, {"user.b": "3"})
+    s1.client.patch_volume(s1.client.volume("default", NAME), {"user.a": ""})
+    changed = s1.client.volume("default", NAME)
+    assert (changed.config, changed.description) == ({"user.b": "2"}, "all of it")
+
+
+def test_a_transfer_names_its_volume_and_cannot_be_cancelled(s1: Site, s2: Site) -> None:
+    """On either side. Who attaches it is not frozen."""
+    make(s1, mib=16)
+    s1.launch("c1", devices={NAME: DEVICE})
+    with s1.wire(hold_after=4 * MIB) as wire:
+        moving = begin_volume(s1, s2, NAME, wire=wire)
+        wire.wait_held()
+        assert s1.client.instance("c1").is_running
+        source, target = s1.client.operation(moving.offered), s2.client.operation(moving.received)
+        for site, operation in ((s1, source), (s2, target)):
+            assert operation
+            assert not operation.may_cancel
+            with pytest.raises(ServerRefused, match="can't be cancelled"):
+                site.client.cancel(operation.id)
+        assert target
+        assert any(
+            path.endswith(f"/default/volumes/custom/{NAME}") for paths in target.resources.values() for path in paths
+        )
+        wire.release()
+        moving.succeed()
+
+
+@pytest.mark.parametrize("target", ["s2", "d1"])
+def test_a_cut_transfer_leaves_nothing_of_a_new_one(sites: dict[str, Site], target: str) -> None:
+    here, there = sites["s1"], sites[target]
+    make(here, mib=16)
+    with here.wire(hold_after=4 * MIB) as wire:
+        moving = begin_volume(here, there, NAME, wire=wire)
+        wire.wait_held()
+        wire.cut()
+        source, received = moving.ended()
+    assert (source.succeeded, received.succeeded) == (False, False)
+    there.wait_until(lambda: names(there) == set())
+    begin_volume(here, there, NAME).succeed()
+
+
+@pytest.mark.parametrize("target", ["s2", "d1"])
+def test_a_target_that_is_killed_leaves_one_that_another_try_or_a_deletion_mends(
+    sites: dict[str, Site], target: str
+) -> None:
+    """On btrfs the record alone, which cannot be refreshed; on dir what has arrived."""
+    here, there = sites["s1"], sites[target]
+    make(here, mib=16)
+    with here.wire(hold_after=4 * MIB) as wire:
+        moving = begin_volume(here, there, NAME, wire=wire, config=RECEIVING)
+        wire.wait_held()
+        there.kill()
+        wire.cut()
+    assert not finished(here.client, moving.offered).succeeded
+    there.start()
+    assert there.client.volume("default", NAME).marks == {"state": "receiving"}
+    if there.driver == "btrfs":
+        again = begin_volume(here, there, NAME, refresh=True)
+        assert "Volume exists in database but not on storage" in finished(there.client, again.received).error
+        there.client.delete_volume(there.client.volume("default", NAME))
+        begin_volume(here, there, NAME).succeed()
+    else:
+        begin_volume(here, there, NAME, refresh=True).succeed()
+    assert there.content_of_volume(NAME) == here.content_of_volume(NAME)
+
+
+@pytest.mark.parametrize("target", ["s2", "d1"])
+def test_a_broken_refresh_is_mended_by_another(sites: dict[str, Site], target: str) -> None:
+    """By that of a killed source too."""
+    here, there = sites["s1"], sites[target]
+    make(here, mib=4)
+    begin_volume(here, there, NAME, config=RECEIVING).succeed()
+    here.fill(NAME, mib=16)
+    with here.wire(hold_after=4 * MIB) as wire:
+        moving = begin_volume(here, there, NAME, wire=wire, refresh=True)
+        wire.wait_held()
+        here.kill()
+        wire.cut()
+        assert not finished(there.client, moving.received).succeeded
+    here.start()
+    assert there.client.volume("default", NAME).marks == {"state": "receiving"}
+    begin_volume(here, there, NAME, refresh=True).succeed()
+    assert there.content_of_volume(NAME) == here.content_of_volume(NAME)
+
+
+@pytest.mark.parametrize("server", ["s1", "d1"])
+def test_it_is_renamed_with_its_snapshots_and_config(sites: dict[str, Site], server: str) -> None:
+    """To no name that is taken; and once renamed nothing has the old one."""
+    site = sites[server]
+    make(site, config={"user.a": "1"})
+    snapshot(site, "monday")
+    before, content = site.client.volume("default", NAME), site.content_of_volume(NAME)
+    site.client.create_volume(Volume(pool="default", name="other"))
+    with pytest.raises(ServerRefused, match="already exists"):
+        site.client.rename_volume(before, "other")
+    site.client.rename_volume(before, "data2")
+    after = site.client.volume("default", "data2")
+    assert names(site) == {"data2", "other"}
+    assert (after.config, after.description) == (before.config, before.description)
+    assert site.client.volume_snapshots(after) == {"monday"}
+    assert site.content_of_volume("data2") == content
+    with pytest.raises(NotFound):
+        site.client.rename_volume(before, "data3")
+
+
+def test_one_that_a_running_instance_attaches_is_not_renamed_and_a_stopped_one_follows_it(s1: Site) -> None:
+    make(s1)
+    s1.launch("c1", devices={NAME: DEVICE})
+    seen = s1.client.volume("default", NAME)
+    with pytest.raises(ServerRefused, match="in use by running instances"):
+        s1.client.rename_volume(seen, "data2")
+    done(s1.client, s1.client.force_stop("c1"))
+    s1.client.rename_volume(seen, "data2")
+    assert s1.client.instance("c1").devices[NAME]["source"] == "data2"
+    assert s1.client.volume("default", "data2").used_by == ("/1.0/instances/c1",)
+
+
+@pytest.mark.parametrize("target", ["s2", "d1"])
+def test_it_arrives_under_another_name(sites: dict[str, Site], target: str) -> None:
+    here, there = sites["s1"], sites[target]
+    make(here)
+    snapshot(here, "monday")
+    begin_volume(here, there, NAME, name="data2").succeed()
+    copy = there.client.volume("default", "data2")
+    assert there.client.volume_snapshots(copy) == {"monday"}
+    assert there.content_of_volume("data2") == here.content_of_volume(NAME)

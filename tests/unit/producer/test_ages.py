@@ -1,0 +1,51 @@
+"""How old the last good backup of each instance is, and who breaks its policy."""
+
+from datetime import timedelta
+
+from common.domain.backup import BackupPolicy, BackupTarget, Schedule
+from common.domain.generation import Generation
+from common.domain.plan import Selection
+from producer.ages import ages
+from tests.builders import NOW, an_instance
+
+HOUR = timedelta(hours=1)
+POLICY = BackupPolicy(
+    name="nightly",
+    select=Selection(source="s1"),
+    schedule=Schedule(when="daily"),
+    targets=(BackupTarget(remote="s2"), BackupTarget(remote="s3")),
+    rpo=26 * HOUR,
+)
+
+
+def generation(hours_ago: int, remote: str = "s2", *, of: str = "web1", policy: str = "nightly") -> Generation:
+    return Generation(
+        policy=policy,
+        source=f"s1:default/{of}",
+        at=NOW - hours_ago * HOUR,
+        remote=remote,
+        project="default",
+        name=f"{of}-{hours_ago}",
+    )
+
+
+def test_the_newest_of_the_policy_on_each_target_counts() -> None:
+    """Not that of another policy, of another instance or on another target."""
+    found = [
+        generation(30),
+        generation(2),
+        generation(1, policy="other"),
+        generation(1, of="web2"),
+        generation(27, "s3"),
+    ]
+    on_s2, on_s3 = ages(POLICY, [an_instance("web1")], found, NOW)
+    assert (on_s2.generation, on_s2.age, on_s2.is_breached) == ("web1-2", 2 * HOUR, False)
+    assert (on_s3.generation, on_s3.age, on_s3.is_breached) == ("web1-27", 27 * HOUR, True)
+
+
+def test_an_instance_without_a_backup_is_as_old_as_itself() -> None:
+    young, old = an_instance("young", created_at=NOW - HOUR), an_instance("old", created_at=NOW - 99 * HOUR)
+    told = {(each.source, each.target): each for each in ages(POLICY, [young, old], [], NOW)}
+    assert not told["s1:default/young", "s2"].is_breached
+    assert told["s1:default/old", "s3"].is_breached
+    assert told["s1:default/old", "s3"].last_good is None

@@ -1,0 +1,142 @@
+"""Plans of exports and imports: one decision for each instance, and all refusals at once."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from common.domain.archive import Format
+from common.domain.errors import InputError
+from common.domain.fleet import Pool, Room
+from common.domain.plan import Compression, Finding, Method, Overrides, Plan, Policy
+from producer.archiving import check_format, plan_export, plan_import
+from tests.builders import GIB, a_fleet, a_manifest, a_request, a_server, an_instance
+
+ROOM = Room(place="pool default", free=10 * GIB)
+
+
+def exported(*instances: Any, room: Room | None = ROOM, used: int = GIB, **request: Any) -> Plan:
+    """The plan to export these; each has one snapshot."""
+    wanted = a_request(targets=(), archive="/shelf", **({"policy": Policy(method=Method.EXPORT)} | request))
+    needs = {(i.project, i.name): (used, 1) for i in instances}
+    return plan_export(wanted, instances, a_fleet(a_server("s1", *instances)), room, needs, plan_id="p1")
+
+
+def imported(*manifests: Any, target: Any = None, room: Room | None = None, **request: Any) -> Plan:
+    """The plan to import these onto s2."""
+    defaults: Mapping[str, Any] = {
+        "targets": ("s2",), "archive": "/shelf", "policy": Policy(method=Method.IMPORT)
+    }  # fmt: skip
+    fleet = a_fleet(target or a_server("s2"))
+    return plan_import(a_request(**{**defaults, **request}), manifests, fleet, room, plan_id="p1")
+
+
+def refusals(plan: Plan) -> list[Finding]:
+    return [finding for refusal in plan.refusals for finding in refusal.findings]
+
+
+def test_an_export_goes_from_the_server_into_a_file_of_the_archive() -> None:
+    """It needs its source alone."""
+    (move,) = exported(an_instance("web1")).moves
+    assert (move.source, move.target, move.archive, move.servers) == ("s1", "/shelf", "/shelf", ("s1",))
+    assert (move.file, move.method, move.identity) == ("web1-20250601T010000Z.tar", Method.EXPORT, "uuid-of-web1")
+
+
+@pytest.mark.parametrize(
+    ("free", "options", "is_refused"),
+    [
+        (3 * GIB, {}, False),
+        (2 * GIB, {}, True),
+        (2 * GIB, {"policy": Policy(method=Method.EXPORT, optimized=True)}, False),
+        (2 * GIB, {"overrides": Overrides(instance_only=True)}, False),
+        (GIB, {"overrides": Overrides(instance_only=True)}, True),
+    ],
+)
+def test_a_server_must_have_room_for_the_backup(free: int, options: dict[str, Any], *, is_refused: bool) -> None:
+    """With each snapshot in full unless it is optimized or goes without, and some more."""
+    plan = exported(an_instance(), room=Room(place="pool backups", free=free), **options)
+    assert bool(plan.refusals) is is_refused
+    if is_refused:
+        (finding,) = refusals(plan)
+        assert finding.code == "space"
+        assert "in pool backups" in finding.message
+
+
+def test_a_server_that_does_not_tell_its_room_is_warned_of() -> None:
+    """It stops with an error by itself."""
+    plan = exported(an_instance(), room=None)
+    assert len(plan.moves) == 1
+    assert "s1 does not tell how much room it has" in plan.warnings[0]
+
+
+def test_two_instances_never_get_the_same_file() -> None:
+    """a-b in project default, and b in project a."""
+    plan = exported(an_instance("a-b"), an_instance("b", project="a"))
+    assert [move.instance for move in plan.moves] == ["a-b"]
+    assert [finding.code for finding in refusals(plan)] == ["name_taken"]
+
+
+def test_an_import_goes_from_the_archive_onto_a_server() -> None:
+    """The checksum is what tells the planned export from another of its name."""
+    (move,) = imported(a_manifest()).moves
+    assert (move.source, move.target, move.archive, move.servers) == ("/shelf", "s2", "/shelf", ("s2",))
+    assert (move.name, move.pool, move.identity) == ("web1", "default", a_manifest().sha256)
+
+
+@pytest.mark.parametrize(
+    ("manifest", "target", "request_", "code"),
+    [
+        ({}, {"instances": (an_instance("web1"),)}, {}, "name_taken"),
+        ({}, {}, {"overrides": Overrides(storage="none")}, "pool"),
+        ({}, {}, {"target_project": "none"}, "project"),
+        ({"architecture": "riscv64"}, {}, {}, "architecture"),
+        ({"profiles": ("none",)}, {}, {}, "profile"),
+        ({"devices": {"eth0": {"type": "nic", "network": "none"}}}, {}, {}, "network"),
+        ({"format": Format(optimized=True, driver="zfs")}, {}, {}, "optimized"),
+        ({"size": 2000 * GIB}, {}, {}, "space"),
+    ],
+)
+def test_an_import_that_cannot_be_is_refused_in_the_plan(
+    manifest: dict[str, Any], target: dict[str, Any], request_: dict[str, Any], code: str
+) -> None:
+    """Before a byte is sent."""
+    known = target.pop("instances", ())
+    plan = imported(replace(a_manifest(), **manifest), target=a_server("s2", *known), **request_)
+    assert plan.moves == ()
+    assert code in {finding.code for finding in refusals(plan)}
+
+
+def test_a_device_that_is_bound_to_a_host_is_only_warned_of() -> None:
+    """The backup may come home."""
+    plan = imported(replace(a_manifest(), devices={"gpu": {"type": "gpu"}}))
+    assert len(plan.moves) == 1
+    assert any("device gpu" in warning for warning in plan.warnings)
+
+
+def test_a_pool_of_the_same_driver_takes_an_optimized_export() -> None:
+    """Whatever its name."""
+    target = a_server("s2", pools={"default": Pool(name="default", driver="btrfs", total=100 * GIB)})
+    assert imported(replace(a_manifest(), format=Format(optimized=True, driver="btrfs")), target=target).moves
+
+
+def test_a_new_name_needs_exactly_one_export() -> None:
+    """And then it is the instance's."""
+    (move,) = imported(a_manifest(), rename="new").moves
+    assert move.name == "new"
+    with pytest.raises(InputError, match="a new name needs exactly one export; 2 are selected"):
+        imported(a_manifest(), a_manifest("db1"), rename="new")
+
+
+def test_two_exports_never_become_the_same_instance() -> None:
+    """Of two projects that go into one."""
+    plan = imported(a_manifest(), replace(a_manifest(), project="shop"), target_project="default")
+    assert len(plan.moves) == 1
+    assert [finding.code for finding in refusals(plan)] == ["name_taken"]
+
+
+def test_what_no_server_takes_back_is_never_made() -> None:
+    """LXD 5.0.2 never ends the import of an optimized backup in zstd."""
+    with pytest.raises(InputError, match="exclude each other"):
+        check_format(Policy(optimized=True, compression=Compression.ZSTD))
+    check_format(Policy(optimized=True, compression=Compression.GZIP))
