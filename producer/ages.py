@@ -77,13 +77,6 @@ def of_policies(policies: Iterable[BackupPolicy], now: datetime, remotes: Remote
     return [age for each in policies for age in ages(each, selected(each, now, remotes, settings), found, now)]
 
 
-def newest_run(policy: BackupPolicy, remotes: Remotes, settings: Settings) -> datetime | None:
-    """The newest moment of which every instance that has backups has one on each target; None if there is none.
-
-    Raises ServerUnreachable.
-    """
-    newest: dict[tuple[str, str], datetime] = {}
-    for each in generations([target.remote for target in policy.targets], remotes, settings):
-        if each.policy == policy.name:
-            newest.setdefault((each.remote, each.source), each.at)
-    return min(newest.values(), default=None)
+def newest_run(found: Iterable[Age]) -> datetime | None:
+    """The newest moment of which every instance that has backups has one on each target; None if there is none."""
+    return min((each.last_good for each in found if each.last_good), default=None)

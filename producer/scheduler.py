@@ -9,7 +9,7 @@ run is in Redis; should that be lost, the generations on the targets tell. ``pro
 import hashlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from common.domain.backup import BackupPolicy
@@ -25,6 +25,10 @@ log = logging.getLogger("herder.scheduler")
 
 #: Whoever does not look again within this is taken for dead.
 LEASE = timedelta(seconds=30)
+#: After which a run that could not be planned is tried again.
+RETRY = timedelta(minutes=1)
+#: By how much the clocks of two hosts may differ before a run of the future is told of.
+_SKEW = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,31 +46,40 @@ class Scheduler:
     jobs: JobStore
     runs: RunStore
     now: Callable[[], datetime]
+    _told: dict[str, str] = field(default_factory=dict, init=False)  # policy -> what its run waits for
+    _not_before: dict[str, datetime] = field(default_factory=dict, init=False)
 
     def turn(self) -> bool:
         """Submit what is due; False if another scheduler acts. Raises redis.RedisError."""
         for policy in self.policies():
             if not self.runs.act(self.name, LEASE):
                 return False
+            if self.now() < self._not_before.get(policy.name, self.now()):
+                continue
             try:
                 self._look_at(policy)
             except HerderError as error:
+                self._not_before[policy.name] = self.now() + RETRY
                 self._wait(policy, f"{error.message}; tried again every minute")
         return self.runs.act(self.name, LEASE)
 
     def _look_at(self, policy: BackupPolicy) -> None:
         last = self.runs.newest(policy.name) or self._remembered(policy)
+        if last.at > self.now() + _SKEW:
+            self._wait(policy, f"{last.at.isoformat()}: its newest run is of then, after this host's clock")
+            return
         due = newest_due(policy.schedule, last.at, self.now())
         if due is None or self.now() < due + jitter_of(policy, due):
             return
+        unfinished = tuple(plan for plan in last.plans if not self._has_ended(plan))
         window = policy.schedule.window
         if window is not None and self.now() > due + jitter_of(policy, due) + window:
-            self.runs.record(policy.name, Run(at=due))
+            # The run after this one still has to wait for what goes on.
+            self.runs.record(policy.name, Run(at=due, plans=unfinished))
             event(log, "run.missed", policy=policy.name, at=due.isoformat(), reason="its window is over")
             return
-        unfinished = [plan for plan in last.plans if not self._has_ended(plan)]
         if unfinished:
-            self._wait(policy, f"its run of {last.at.isoformat()}, plan {unfinished[0]}, which goes on")
+            self._wait(policy, f"plan {unfinished[0]} of an earlier run, which goes on")
             return
         self._submit(policy, due)
 
@@ -86,6 +99,7 @@ class Scheduler:
                 reasons = "; ".join(f"{finding.message} ({finding.hint})" for finding in refusal.findings)
                 log.warning("instance.refused policy=%s instance=%s reason=%r", policy.name, refusal.instance, reasons)
         self.runs.record(policy.name, Run(at=due, plans=tuple(plan.id for plan in plans)))
+        self._told.pop(policy.name, None)
         event(log, "run.submitted", policy=policy.name, at=due.isoformat(), plans=",".join(plan.id for plan in plans))
 
     def _has_ended(self, plan: str) -> bool:
@@ -96,7 +110,8 @@ class Scheduler:
         run = self.runs.newest(policy.name)
         if run is not None and run.blocked_on != blocked_on:
             self.runs.record(policy.name, replace(run, blocked_on=blocked_on))
-        if run is None or run.blocked_on != blocked_on:
+        if self._told.get(policy.name) != blocked_on:
+            self._told[policy.name] = blocked_on
             event(log, "run.waits", policy=policy.name, blocked_on=blocked_on)
 
 

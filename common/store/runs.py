@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from redis import Redis
+from redis.client import Pipeline
 
 from common.store.codec import decode, encode
 from common.store.keys import Keys
@@ -40,5 +41,12 @@ class RunStore:
         return decode(Run, found) if found else None
 
     def record(self, policy: str, run: Run) -> None:
-        """Remember the newest run of a policy."""
-        self._client.hset(self._keys.runs, policy, encode(run))
+        """Remember the newest run of a policy; an older one, of a scheduler that was away for long, is ignored."""
+
+        def write(pipe: "Pipeline") -> None:
+            known: bytes | None = pipe.hget(self._keys.runs, policy)  # type: ignore[assignment]
+            pipe.multi()
+            if known is None or decode(Run, known).at <= run.at:
+                pipe.hset(self._keys.runs, policy, encode(run))
+
+        self._client.transaction(write, self._keys.runs)

@@ -1,5 +1,6 @@
 """``herder scheduler FILE...`` runs backup policies when they are due, and ``herder backup check|status FILE...``."""
 
+import itertools
 import os
 import signal
 import socket
@@ -30,7 +31,7 @@ from producer.cli import exits, options, render
 from producer.cli.backup import app as backup
 from producer.cli.exits import EXIT_STATUS, reports_errors
 from producer.policyfile import read_all
-from producer.schedule import due_after
+from producer.schedule import all_due_after
 from producer.scheduler import Scheduler, jitter_of, log
 from producer.session import load_remotes, open_session
 
@@ -80,7 +81,9 @@ def scheduler(files: Files) -> None:
             name=f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:6]}",
             policies=policies,
             plans_for=lambda policy, at: plans_for(policy, at, remotes, settings),
-            newest_on_targets=lambda policy: ages.newest_run(policy, remotes, settings),
+            newest_on_targets=lambda policy: ages.newest_run(
+                ages.of_policies([policy], datetime.now(UTC), remotes, settings)
+            ),
             jobs=session.jobs,
             runs=runs,
             now=lambda: datetime.now(UTC),
@@ -111,21 +114,22 @@ def check(files: Files, as_json: options.Json = False) -> None:
     remotes, settings, now = load_remotes(), load_settings(), datetime.now(UTC)
     told: list[dict[str, Any]] = []
     for policy in read_all(files):
-        due = [now]
-        for _ in range(_NEXT_RUNS):
-            due.append(due_after(policy.schedule, due[-1]))
+        due = list(itertools.islice(all_due_after(policy.schedule, now), _NEXT_RUNS))
         told.append(
             {
                 "policy": policy.name,
                 "instances": len(ages.selected(policy, now, remotes, settings)),
                 "targets": [target.remote for target in policy.targets],
-                "next": [(each + jitter_of(policy, each)).isoformat(timespec="seconds") for each in due[1:]],
+                "next": [(each + jitter_of(policy, each)).isoformat(timespec="seconds") for each in due],
             }
         )
     if as_json:
         exits.print_json(told)
         return
-    rows = [(each["policy"], each["instances"], ", ".join(each["targets"]), "\n".join(each["next"])) for each in told]
+    rows = [
+        (each["policy"], each["instances"], ", ".join(each["targets"]), "\n".join(each["next"]) or "never again")
+        for each in told
+    ]
     render.console.print(_table(("policy", "instances", "targets", "next runs"), rows))
 
 

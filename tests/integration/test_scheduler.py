@@ -17,7 +17,7 @@ from common.domain.plan import Plan, Selection
 from common.store.codec import encode
 from common.store.jobs import JobStore
 from common.store.keys import Keys
-from common.store.runs import RunStore
+from common.store.runs import Run, RunStore
 from producer import backup
 from producer.scheduler import LEASE, Scheduler
 from tests.builders import a_move, a_plan
@@ -49,6 +49,7 @@ class Site:
     planned: list[datetime] = field(default_factory=list)
     done: dict[str, datetime] = field(default_factory=dict)
     is_source_away: bool = False
+    asked: int = 0
 
     def scheduler(self, name: str, dies: Callable[[str], None] = lambda _: None) -> Scheduler:
         """One that may die before and after each thing that it does to the store."""
@@ -64,6 +65,7 @@ class Site:
 
     def plans_for(self, policy: BackupPolicy, at: datetime) -> tuple[Plan, ...]:
         """Two instances at one time, three at another: whoever plans again sees other servers."""
+        self.asked += 1
         if self.is_source_away:
             raise ServerUnreachable("s1 does not answer")
         self.planned.append(at)
@@ -203,6 +205,84 @@ def test_a_server_that_is_down_delays_a_run_until_its_window_ends(site: Site) ->
     site.now = datetime(2026, 3, 12, 2, 0, tzinfo=UTC)
     one.turn()
     assert len(site.submitted()) == 2
+
+
+def test_a_missed_run_does_not_forget_the_one_that_goes_on(site: Site) -> None:
+    """It outlasts the whole window of the next one; the one after that must not begin beside it either."""
+    site.policy = replace(NIGHTLY, schedule=replace(NIGHTLY.schedule, window=timedelta(hours=2)))
+    one = site.scheduler("a")
+    one.turn()
+    site.now = datetime(2026, 3, 11, 2, 0, tzinfo=UTC)
+    one.turn()
+    for hour in (2, 6, 26):
+        site.now = datetime(2026, 3, 12, tzinfo=UTC) + timedelta(hours=hour)
+        one.turn()
+    assert len(site.planned) == 1
+    site.workers_work()
+    one.turn()
+    assert len(site.planned) == 2
+
+
+def test_a_server_that_is_down_is_asked_once_a_minute_and_told_of_once(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "herder.scheduler")
+    one = site.scheduler("a")
+    one.turn()
+    site.is_source_away, site.now = True, datetime(2026, 3, 11, 2, 0, tzinfo=UTC)
+    asked = 0
+    for _ in range(36):
+        before = site.asked
+        one.turn()
+        asked += site.asked > before
+        site.now += timedelta(seconds=5)
+    assert asked == 3
+    assert [record.getMessage().split()[0] for record in caplog.records].count("run.waits") == 1
+
+
+def test_a_server_that_is_down_at_the_first_look_is_told_of_once(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "herder.scheduler")
+    one = replace(site.scheduler("a"), newest_on_targets=_away)
+    for _ in range(4):
+        one.turn()
+        site.now += timedelta(minutes=1)
+    assert site.runs.newest("nightly") is None
+    assert [record.getMessage().split()[0] for record in caplog.records].count("run.waits") == 1
+
+
+def _away(_: BackupPolicy) -> None:
+    raise ServerUnreachable("s2 does not answer")
+
+
+def test_a_scheduler_that_was_away_for_long_forgets_no_newer_run(site: Site) -> None:
+    site.runs.record("nightly", Run(at=FIRST_EVENING, plans=("new",)))
+    site.runs.record("nightly", Run(at=FIRST_EVENING - timedelta(days=1), plans=("old",)))
+    newest = site.runs.newest("nightly")
+    assert newest is not None
+    assert newest.plans == ("new",)
+
+
+def test_a_run_of_the_future_is_told_of(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    """The clock of a scheduler's host was wrong once; nothing would ever be due, and nobody would know."""
+    caplog.set_level("INFO", "herder.scheduler")
+    site.runs.record("nightly", Run(at=FIRST_EVENING + timedelta(days=400)))
+    site.scheduler("a").turn()
+    assert "this host's clock" in caplog.text
+
+
+def test_one_that_planned_for_too_long_submits_nothing(site: Site) -> None:
+    """Meanwhile another one acts."""
+    one, other = site.scheduler("a"), site.scheduler("b")
+    one.turn()
+
+    def slowly(policy: BackupPolicy, at: datetime) -> tuple[Plan, ...]:
+        site.redis.delete(site.runs._keys.scheduler)
+        assert other.runs.act("b", LEASE)
+        return site.plans_for(policy, at)
+
+    site.now = datetime(2026, 3, 11, 2, 0, tzinfo=UTC)
+    assert not replace(one, plans_for=slowly).turn()
+    assert site.submitted() == {}
 
 
 @pytest.mark.parametrize("had_run", [False, True], ids=["never run", "run before"])

@@ -5,7 +5,7 @@ from datetime import timedelta
 from common.domain.backup import BackupPolicy, BackupTarget, Schedule
 from common.domain.generation import Generation
 from common.domain.plan import Selection
-from producer.ages import ages
+from producer.ages import ages, newest_run
 from tests.builders import NOW, an_instance
 
 HOUR = timedelta(hours=1)
@@ -41,6 +41,15 @@ def test_the_newest_of_the_policy_on_each_target_counts() -> None:
     on_s2, on_s3 = ages(POLICY, [an_instance("web1")], found, NOW)
     assert (on_s2.generation, on_s2.age, on_s2.is_breached) == ("web1-2", 2 * HOUR, False)
     assert (on_s3.generation, on_s3.age, on_s3.is_breached) == ("web1-27", 27 * HOUR, True)
+
+
+def test_the_newest_run_is_one_that_reached_every_target() -> None:
+    """An instance that has left the policy has an old backup for ever; that of a new one is still to come."""
+    instances = [an_instance("web1"), an_instance("web2"), an_instance("new")]
+    found = [generation(2), generation(2, of="web2"), generation(26, "s3"), generation(99, of="gone")]
+    found.append(generation(2, "s3", of="web2"))
+    assert newest_run(ages(POLICY, instances, found, NOW)) == NOW - 26 * HOUR
+    assert newest_run(ages(POLICY, instances, [], NOW)) is None
 
 
 def test_an_instance_without_a_backup_is_as_old_as_itself() -> None:
