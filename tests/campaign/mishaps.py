@@ -1,11 +1,14 @@
 """Makes the strikes of a scenario happen: those of servers by the simulator, all others here."""
 
 from collections.abc import Callable
+from typing import Any
+from unittest import mock
 
 from tests.campaign.scenario import OF_REQUESTS, Scenario, Strike
 from tests.campaign.worker import Worker
 from tests.campaign.world import World, obey
 from tests.simulator import MIB, Fault, Kind
+from tests.simulator.operations import Operation
 
 #: Longer than a lease, and than a server's patience with an offer.
 _SLEEP = 16.0
@@ -141,3 +144,20 @@ def _of_messages(world: World, strike: Strike) -> None:
             posts.events_lost += count
 
     world.later(strike.at / 3, disturb)
+
+
+def source_notices_late(world: World, seconds: float) -> None:
+    """As LXD does: the operation on s1 goes on for a while when the transfer to s2 has broken."""
+    operations = world.fleet.servers["s1"].operations
+    (transfer,) = world.fleet.servers["s2"].transfers
+    at_once, offered = operations.end, transfer.offered
+
+    def end(operation: Operation, error: str = "", **more: Any) -> None:
+        if operation is offered and not is_late:
+            is_late.append(True)
+            world.fleet.servers["s1"].later(seconds, lambda: at_once(operation, error, **more))
+        else:
+            at_once(operation, error, **more)
+
+    is_late: list[bool] = []
+    mock.patch.object(operations, "end", end).start()

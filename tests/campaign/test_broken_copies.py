@@ -14,6 +14,7 @@ from common.domain.operation import Operation
 from common.domain.plan import AfterGrace, Limits, Method, Retire
 from tests.campaign.checker import check
 from tests.campaign.line import scripts_in_virtual_time
+from tests.campaign.mishaps import source_notices_late
 from tests.campaign.scenario import Machine, Scenario, Server
 from tests.campaign.trial import Person, build, story
 from tests.campaign.world import World, virtual_waits
@@ -59,6 +60,30 @@ def test_a_source_killed_at_a_bad_byte_costs_a_wreck_and_not_the_move(
     assert job.state is State.DONE, "\n".join(story(world))
     assert job.facts["wrecks"] == [f"s2:c1-wreck-{job.id}-1"]
     assert check(world.fleet, were, person.endings()) == []
+
+
+def test_a_pass_whose_source_notices_late_that_it_broke_is_not_looked_at_again_and_again(
+    pool: redis.ConnectionPool,
+) -> None:
+    """The end of the one of its two operations would wake the job at once, again and again."""
+    with scripts_in_virtual_time():
+        world = World(pool, 1, switches=0.0)
+        with virtual_waits(world):
+            were = build(world, SCENARIO)
+            person = Person(world)
+            person.submit("p1", MACHINE, SCENARIO)
+            world.hire("w1")
+            while not world.fleet.servers["s2"].transfers:
+                assert world._turn()
+            source_notices_late(world, 20)
+            world.fleet.inject(Fault(kind=Kind.CUT_TRANSFERS, server="s2", at=0.0))
+            world.run_until_rest()
+            world.settle(60)
+            (job,) = world.jobs()
+            world.close()
+    assert job.state is State.DONE, "\n".join(story(world))
+    assert check(world.fleet, were, person.endings()) == []
+    assert len([text for _, text in world.story if text.endswith("takes p1-1")]) < 40
 
 
 def test_a_copy_that_is_released_late_is_not_removed_under_its_owner(pool: redis.ConnectionPool) -> None:

@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from datetime import timedelta
 from functools import cache
-from typing import Any
-from unittest import mock
 
 import pytest
 import redis
@@ -14,12 +12,12 @@ from common.domain.job import Job, State
 from common.domain.plan import Limits, Method, Retire
 from tests.campaign.line import scripts_in_virtual_time
 from tests.campaign.matrix import Point, cancels, dies, points
+from tests.campaign.mishaps import source_notices_late
 from tests.campaign.scenario import Box, Scenario, Server
 from tests.campaign.shelves import boxes_before, check_boxes
 from tests.campaign.trial import Person, build
 from tests.campaign.world import World, virtual_waits
 from tests.simulator import MIB, Fault, Kind
-from tests.simulator.operations import Operation
 
 WAYS = list(VOLUME_WAYS.values())
 
@@ -139,27 +137,10 @@ def test_a_cancel_waits_for_what_is_sent(pool: redis.ConnectionPool) -> None:
     assert (job.state, wrong) == (State.CANCELLED, [])
 
 
-def _source_notices_late(world: World, seconds: float) -> None:
-    """As LXD does: the operation on the source goes on for a while when the transfer has broken."""
-    operations = world.fleet.servers["s1"].operations
-    (transfer,) = world.fleet.servers["s2"].transfers
-    at_once, offered = operations.end, transfer.offered
-
-    def end(operation: Operation, error: str = "", **more: Any) -> None:
-        if operation is offered and not is_late:
-            is_late.append(True)
-            world.fleet.servers["s1"].later(seconds, lambda: at_once(operation, error, **more))
-        else:
-            at_once(operation, error, **more)
-
-    is_late: list[bool] = []
-    mock.patch.object(operations, "end", end).start()
-
-
 def test_a_source_that_does_not_notice_the_death_of_its_target_is_not_waited_for(pool: redis.ConnectionPool) -> None:
     def dies_then(world: World, _: Person) -> None:
         _is_sent(world)
-        _source_notices_late(world, 100)
+        source_notices_late(world, 100)
         world.fleet.kill("s2")
         world.later(1.0, lambda: world.fleet.start("s2"))
 
@@ -175,7 +156,7 @@ def test_a_job_that_waits_for_one_of_two_operations_is_not_woken_by_the_other(po
 
     def is_cut(world: World, _: Person) -> None:
         _is_sent(world)
-        _source_notices_late(world, 20)
+        source_notices_late(world, 20)
         world.fleet.inject(Fault(kind=Kind.CUT_TRANSFERS, server="s2", at=0.0))
 
     job, world, wrong = gone(pool, Method.VOLUME_COPY, is_cut)

@@ -240,7 +240,7 @@ def _begin(ctx: Context, kind: str, instance: Instance, copy: Instance | None) -
     begin = {Mode.PULL: _pull, Mode.PUSH: _push, Mode.RELAY: _relay}[way.mode]
     offer, receive = begin(ctx, instance, transfer)
     offered, received = ctx.on_source(offer), ctx.on_target(receive)
-    return _wait(ctx, kind, offered, received, {**ctx.job.evidence, "offer": offer, "receive": receive})
+    return _wait(ctx, kind, {**ctx.job.evidence, "offer": offer, "receive": receive}, received, offered)
 
 
 def _pull(ctx: Context, instance: Instance, transfer: Transfer) -> tuple[str, str]:
@@ -347,12 +347,13 @@ def _reserve_name(ctx: Context) -> None:
     ctx.target.receive(body, project=ctx.move.target_project)
 
 
-def _wait(ctx: Context, kind: str, offered: OperationRef, received: OperationRef, evidence: dict[str, Any]) -> Outcome:
+def _wait(ctx: Context, kind: str, evidence: dict[str, Any], *operations: OperationRef) -> Outcome:
+    """Until these end. One that has ended, and is known to have, would wake the job at once, again and again."""
     by = _BY.get(evidence.get("mode", ""), "")
     return Outcome.wait(
         f"{kind} pass {evidence['pass']} from {ctx.move.source} to {ctx.move.target}{by}",
         retry_in=LOOK_AGAIN,
-        operations=(received, offered),
+        operations=operations,
         evidence=evidence,
     )
 
@@ -442,13 +443,14 @@ def _follow(ctx: Context, kind: str) -> Outcome | Pass:
     """The operations have begun: see whether they are over, and how they ended."""
     offered, received = ctx.on_source(ctx.job.evidence["offer"]), ctx.on_target(ctx.job.evidence["receive"])
     target_side, source_side = ctx.look(received), ctx.look(offered)
-    if target_side is not None and not target_side.is_finished:
-        _watch_for_stall(ctx, offered, source_side)
-        return _wait(ctx, kind, offered, received, dict(ctx.job.evidence))
     if target_side is None:
         return _after_forgotten(ctx, kind)
-    if source_side is not None and not source_side.is_finished:
-        return _wait(ctx, kind, offered, received, dict(ctx.job.evidence))
+    if not target_side.is_finished:
+        _watch_for_stall(ctx, offered, source_side)
+    sides = ((received, target_side), (offered, source_side))
+    under_way = [ref for ref, side in sides if side is not None and not side.is_finished]
+    if under_way:
+        return _wait(ctx, kind, dict(ctx.job.evidence), *under_way)
     failed = next((o for o in (target_side, source_side) if o is not None and not o.succeeded), None)
     if failed is not None:
         if _VANISHED in f"{target_side.error}{source_side.error if source_side else ''}":
