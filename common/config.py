@@ -44,6 +44,8 @@ class Settings(BaseSettings):
     threads: int = Field(8, description="threads per worker process", ge=1, le=256)
     connect_timeout: float = Field(5.0, description="seconds to wait for a connection to a server", gt=0)
     read_timeout: float = Field(40.0, description="seconds to wait for a server's answer", gt=0)
+    notify: str = Field("", description="URLs of apprise that the scheduler tells of alerts; spaces part them")
+    metrics: str = Field("", description="ADDRESS:PORT where the scheduler serves metrics to Prometheus")
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
 
     @classmethod

@@ -75,7 +75,7 @@ class Scheduler:
         window = policy.schedule.window
         if window is not None and self.now() > due + jitter_of(policy, due) + window:
             # The run after this one still has to wait for what goes on.
-            self.runs.record(policy.name, Run(at=due, plans=unfinished))
+            self.runs.record(policy.name, Run(at=due, plans=unfinished, missed=True))
             event(log, "run.missed", policy=policy.name, at=due.isoformat(), reason="its window is over")
             return
         if unfinished:

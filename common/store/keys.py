@@ -22,8 +22,9 @@ key                             type    holds
 ``NS:stranded:REMOTE``          set     job ids that wait for a server that is set aside
 ``NS:prober:REMOTE``            string  the worker that probes this server, with a time to live
 ``NS:scheduler``                string  the scheduler that acts, with a time to live
-``NS:runs``                     hash    policy -> its newest run, msgpack: ``at``, the ``plans`` of that, and
-                                        what the next one is ``blocked_on``
+``NS:runs``                     hash    policy -> its newest run, msgpack: ``at``, the ``plans`` of that or
+                                        whether it was ``missed``, and what the next one is ``blocked_on``
+``NS:alerts``                   hash    key of an alert that was told and is not over -> the alert, msgpack
 ``NS:workers``                  zset    worker id by its last sign of life (s)
 ``NS:events:PLAN``              stream  what happened, msgpack; about 10 000 entries are kept
 ``NS:message``                  string  counter for message ids
@@ -65,6 +66,10 @@ class Keys:
     @property
     def runs(self) -> str:
         return f"{self.namespace}:runs"
+
+    @property
+    def alerts(self) -> str:
+        return f"{self.namespace}:alerts"
 
     @property
     def troubles(self) -> str:

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from redis import Redis
 from redis.client import Pipeline
 
+from common.domain.alert import Alert, Change
 from common.store.codec import decode, encode
 from common.store.keys import Keys
 from common.store.roles import leave_role, take_role
@@ -17,6 +18,7 @@ class Run:
 
     at: datetime
     plans: tuple[str, ...] = ()
+    missed: bool = False
     blocked_on: str = ""  # what the run after this one waits for
 
 
@@ -34,6 +36,20 @@ class RunStore:
     def leave(self, scheduler: str) -> None:
         """Let another one act at once."""
         leave_role(self._client, self._keys.scheduler, scheduler)
+
+    def alerts(self) -> dict[str, Alert]:
+        """What was told and is not over, by its key."""
+        found: dict[bytes, bytes] = self._client.hgetall(self._keys.alerts)  # type: ignore[assignment]
+        return {key.decode(): decode(Alert, text) for key, text in found.items()}
+
+    def remember_alerts(self, told: Change) -> None:
+        """So that nobody tells them again."""
+        pipe = self._client.pipeline()
+        for each in told.begun:
+            pipe.hset(self._keys.alerts, each.key, encode(each))
+        for each in told.over:
+            pipe.hdel(self._keys.alerts, each.key)
+        pipe.execute()
 
     def newest(self, policy: str) -> Run | None:
         """The newest run of a policy; None if Redis knows of none, which may be because it has lost that."""

@@ -30,6 +30,7 @@ from producer.backup import plans_for
 from producer.cli import exits, options, render
 from producer.cli.backup import app as backup
 from producer.cli.exits import EXIT_STATUS, reports_errors
+from producer.monitor import Metrics, Monitor, messenger
 from producer.policyfile import read_all
 from producer.schedule import all_due_after
 from producer.scheduler import Scheduler, jitter_of, log
@@ -72,6 +73,9 @@ def scheduler(files: Files) -> None:
     set_up(settings.log_level)
     policies = Watched(files, lambda reason: log.warning("policies.broken reason=%r", reason))
     policies()
+    metrics, messages = Metrics(), messenger(settings.notify)
+    if settings.metrics:
+        metrics.serve(settings.metrics)
     stopping = threading.Event()
     # The handler only hands over: to set an event in it would wait for itself if it came while that is waited for.
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=stopping.set).start())
@@ -88,20 +92,31 @@ def scheduler(files: Files) -> None:
             runs=runs,
             now=lambda: datetime.now(UTC),
         )
+        monitor = Monitor(
+            ages_of=lambda policy: ages.of_policies([policy], datetime.now(UTC), remotes, settings),
+            tell=lambda title, body: not messages or bool(messages.notify(title=title, body=body)),
+            jobs=session.jobs,
+            runs=runs,
+            metrics=metrics,
+            now=lambda: datetime.now(UTC),
+        )
         event(log, "scheduler.started", scheduler=one.name, policies=",".join(each.name for each in policies()))
         try:
-            _turn_until(stopping, one)
+            _turn_until(stopping, one, monitor)
         finally:
             runs.leave(one.name)
 
 
-def _turn_until(stopping: threading.Event, one: Scheduler) -> None:
+def _turn_until(stopping: threading.Event, one: Scheduler, monitor: Monitor) -> None:
     acts = None
     while not stopping.is_set():
         try:
             if one.turn() is not acts:
                 acts = not acts
                 event(log, "scheduler.acts" if acts else "scheduler.stands_by", scheduler=one.name)
+                monitor.metrics.acts.set(acts)
+            if acts:
+                monitor.look(one.policies())
         except redis.RedisError as error:
             log.warning("redis.away reason=%r", str(error))
         stopping.wait(_INTERVAL)

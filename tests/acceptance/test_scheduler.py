@@ -1,6 +1,13 @@
 """`herder scheduler`, `herder backup check` and `herder backup status` on real servers."""
 
+import json
 import signal
+import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -22,6 +29,26 @@ policies:
 """
 
 
+METRICS = "127.0.0.1:19470"
+
+
+@contextmanager
+def inbox() -> Iterator[tuple[str, list[str]]]:
+    """A URL of apprise, and all messages that come there."""
+    messages: list[str] = []
+
+    class Arrival(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            messages.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["message"])
+            self.send_response(HTTPStatus.NO_CONTENT)
+            self.end_headers()
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Arrival) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"json://127.0.0.1:{server.server_port}", messages
+        server.shutdown()
+
+
 @pytest.fixture
 def file(s1: LabServer, home: Path) -> Path:
     """A policy that is due every 20 seconds, for the one instance of s1."""
@@ -39,13 +66,23 @@ def generations(herder: Herder) -> list[dict[str, str]]:
 def test_a_policy_runs_when_it_is_due_and_its_status_tells_how_old_the_backups_are(
     s1: LabServer, herder: Herder, file: Path
 ) -> None:
-    """Two runs by the scheduler's own workers; the second keeps the first. A stop ends all of it in order."""
+    """Two runs by the scheduler's own workers; the second keeps the first. A stop ends all of it in order.
+
+    Meanwhile its file is changed, which makes all backups too old, and not so again: somebody is told of both.
+    """
     (checked,) = herder.run("backup", "check", str(file), "--json").ended(DONE).json
     assert (checked["policy"], checked["instances"], checked["targets"]) == ("often", 1, ["s2"])
     assert len(checked["next"]) == 3
 
-    scheduler = herder.start("scheduler", str(file))
-    host.wait_until("two generations", lambda: len(generations(herder)) == 2, seconds=120)
+    with inbox() as (url, messages):
+        scheduler = herder.having(HERDER_NOTIFY=url, HERDER_METRICS=METRICS).start("scheduler", str(file))
+        host.wait_until("two generations", lambda: len(generations(herder)) == 2, seconds=120)
+        file.write_text(POLICIES.replace("rpo: 1h", "rpo: 1s"))
+        host.wait_until("a breach", lambda: "s1:default/web1 on s2" in str(messages), seconds=60)
+        with urllib.request.urlopen(f"http://{METRICS}/metrics") as answer:
+            assert 'herder_policy_alerts{cause="breach",policy="often"} 1.0' in answer.read().decode()
+        file.write_text(POLICIES)
+        host.wait_until("its end", lambda: "over: breach: often" in str(messages), seconds=60)
     scheduler.send(signal.SIGTERM)
     scheduler.wait().ended(DONE)
 
