@@ -54,7 +54,7 @@ class Scheduler:
         for policy in self.policies():
             if not self.runs.act(self.name, LEASE):
                 return False
-            if self.now() < self._not_before.get(policy.name, self.now()):
+            if policy.name in self._not_before and self.now() < self._not_before[policy.name]:
                 continue
             try:
                 self._look_at(policy)

@@ -60,8 +60,13 @@ class Site:
             newest_on_targets=lambda _: max(self.done.values(), default=None),
             jobs=_Dying(self.jobs, dies),  # type: ignore[arg-type]
             runs=_Dying(self.runs, dies),  # type: ignore[arg-type]
-            now=lambda: self.now,
+            now=self.tick,
         )
+
+    def tick(self) -> datetime:
+        """No clock tells the same twice."""
+        self.now += timedelta(microseconds=1)
+        return self.now
 
     def plans_for(self, policy: BackupPolicy, at: datetime) -> tuple[Plan, ...]:
         """Two instances at one time, three at another: whoever plans again sees other servers."""
