@@ -16,6 +16,7 @@ import redis
 
 from common.domain.errors import HerderError, TemporaryError
 from common.domain.operation import FORGOTTEN, Operation, OperationRef
+from common.logs import event
 from common.lxd.client import LxdClient
 from common.lxd.events import events, progress
 from common.store.operations import OperationStore
@@ -36,6 +37,7 @@ class Listener:
     client: LxdClient
     store: OperationStore
     is_ours: threading.Event = field(default_factory=threading.Event)
+    _told: tuple[str, str] | None = None
 
     def run(self) -> None:
         """Connect, compare, listen; again after every fault."""
@@ -45,14 +47,23 @@ class Listener:
             try:
                 self._listen()
             except TemporaryError as error:
-                log.warning("listener.lost remote=%s reason=%s", self.remote, error.message)
+                self._tell("listener.lost", error.message)
             except (HerderError, redis.RedisError) as error:
-                log.warning("listener.failed remote=%s reason=%s", self.remote, error)
+                self._tell("listener.failed", str(error))
             time.sleep(_RECONNECT_SECONDS)
         net.join(timeout=_RECONCILE.total_seconds())
 
+    def _tell(self, what: str, reason: str) -> None:
+        """Once, and not every second until it is over."""
+        if (what, reason) != self._told:
+            log.warning("%s remote=%s reason=%s", what, self.remote, reason)
+        self._told = (what, reason)
+
     def _listen(self) -> None:
         stream = events(self.client.transport, types=("operation",))
+        if self._told:
+            event(log, "listener.back", remote=self.remote)
+            self._told = None
         self.reconcile()
         for seen in stream:
             if not self.is_ours.is_set():

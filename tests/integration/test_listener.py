@@ -137,11 +137,13 @@ def event_stream(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     over = threading.Event()
 
     def connect(_: object, **__: object) -> Iterator[Event]:
-        if connections:
-            given = connections.pop(0)
-            if isinstance(given, Exception):
-                raise given
-            yield from given
+        given = connections.pop(0) if connections else []
+        if isinstance(given, Exception):
+            raise given
+        return told(given)
+
+    def told(given: list[Event]) -> Iterator[Event]:
+        yield from given
         over.wait(PATIENCE)
 
     monkeypatch.setattr(listener, "events", connect)
@@ -183,6 +185,21 @@ def test_a_listener_that_loses_its_connection_makes_another(
     run(running)
     eventually(lambda: operations.result(OFFER))
     running.is_ours.clear()
+
+
+@pytest.mark.usefixtures("waiting")
+def test_a_server_that_is_down_for_long_is_told_of_once(
+    operations: OperationStore, event_stream: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "herder.listener")
+    event_stream += [ServerUnreachable("refused")] * 5 + [[an_event(Operation(id="o1", status_code=200))]]
+    server = OperationsOf(known={ref.id: Operation(id=ref.id, status_code=103) for ref in (OFFER, IN_SHOP)})
+    running = listening(server, operations)
+    run(running)
+    eventually(lambda: operations.result(OFFER))
+    running.is_ours.clear()
+    told = [record.getMessage().split()[0] for record in caplog.records]
+    assert told == ["listener.lost", "listener.back"]
 
 
 @pytest.mark.usefixtures("waiting", "event_stream")
