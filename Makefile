@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: help setup demo test test-all check unit integration acceptance acceptance-incus lab lab-down bench-downtime bench-evacuate bench-cluster campaign campaign-lxd lock clean
+.PHONY: help setup demo test test-all check unit integration acceptance acceptance-incus lab lab-down bench-downtime bench-evacuate bench-cluster bench-backup campaign campaign-lxd campaign-backups lock clean
 
 help: ## Say what the verbs do
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | column -t -s '|'
@@ -61,6 +61,9 @@ bench-downtime: setup ## How long an instance is down: herder beside lxc stop, m
 bench-evacuate: setup ## How long an evacuation takes: herder beside lxc move and lxc cluster evacuate
 	$(BIN)/python -m tests.bench.evacuate
 
+bench-backup: setup ## What a night of backups costs on which nothing has changed, beside the first one
+	$(BIN)/python -m tests.bench.backup
+
 bench-cluster: setup ## How long it takes to empty a cluster member: herder beside lxc cluster evacuate
 	$(BIN)/python -m tests.bench.cluster
 
@@ -69,6 +72,9 @@ campaign: setup ## Random crashes on simulated servers: SEEDS=1000
 
 campaign-lxd: setup ## Evacuate real containers while workers, Redis and LXD daemons are killed: ROUNDS=50
 	$(BIN)/python -m tests.acceptance.campaign --rounds $(or $(ROUNDS),50)
+
+campaign-backups: setup ## Back real containers up while workers, Redis, daemons, connections and pools fail: BLOWS=200
+	$(BIN)/python -m tests.acceptance.backup_campaign --blows $(or $(BLOWS),200)
 
 lock: setup ## Write requirements.lock anew from pyproject.toml
 	$(BIN)/pip install --quiet uv

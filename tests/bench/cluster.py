@@ -35,8 +35,8 @@ class Bench:
     def herder(self) -> tuple[Evacuation, float]:
         """Out and back by herder; the seconds of the way back."""
 
-        def go(verb: str) -> dict[str, Any]:
-            return ways.herder(self.lab, self.state, verb, _MEMBER, *self.limits)
+        def go(verb: str) -> Any:
+            return ways.herder(self.lab, self.state, verb, _MEMBER, *self.limits, "--yes")
 
         return self._there_and_back("herder", lambda: go("evacuate"), lambda: go("restore"))
 

@@ -67,7 +67,7 @@ def main() -> int:
 
 def _ways(lab: Lab, state: Path, target: str) -> list[tuple[str, Callable[[str], dict[str, Any] | None]]]:
     return [
-        (HERDER, lambda name: ways.herder(lab, state, "move", f"s1:{name}", f"{target}:")),
+        (HERDER, lambda name: ways.herder(lab, state, "move", f"s1:{name}", f"{target}:", "--yes")),
         (LXC, lambda name: ways.lxc_moves(lab, "s1", target, [name])),
     ]
 

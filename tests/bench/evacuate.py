@@ -67,7 +67,7 @@ class Bench:
     def herder(self, transfers: int, cutovers: int) -> Evacuation:
         """S1 to s2 with so many transfers and cutovers at a time."""
         limits = ("--transfers", str(transfers), "--cutovers", str(cutovers))
-        command = ("evacuate", "s1:", "--to", "s2:", *limits)
+        command = ("evacuate", "s1:", "--to", "s2:", "--yes", *limits)
         return self._pair(f"herder {transfers}/{cutovers}", lambda _: ways.herder(self.lab, self.state, *command))
 
     def loop(self, at_once: int) -> Evacuation:

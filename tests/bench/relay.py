@@ -8,12 +8,10 @@ import argparse
 import json
 import statistics
 import tempfile
-from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from tests.bench.machine import come_to_rest, describe
-from tests.bench.ways import herder, timed
+from tests.bench.ways import herder, timed, took
 from tests.lab import Lab
 
 _NAME, _COPY = "relayed", "relayed2"
@@ -41,8 +39,8 @@ def main() -> None:
                     if who == "lxc":
                         trip = timed(lambda: _lxc_copy(lab))
                     else:
-                        trip = timed(lambda: herder(lab, Path(state), *_COMMAND))
-                        seconds["job"].append(_took(trip.report["jobs"][0]))
+                        trip = timed(lambda: herder(lab, Path(state), *_COMMAND, "--yes"))
+                        seconds["job"].append(took(trip.report["jobs"][0]))
                     seconds[who].append(trip.seconds)
                     print(f"{who:7} {trip.seconds:6.2f} s, processors {trip.cpu:.0%} busy", flush=True)
                     target.lxc("delete", "--force", _COPY)
@@ -54,11 +52,6 @@ def main() -> None:
 
 def _lxc_copy(lab: Lab) -> None:
     lab.lxc(*_COMMAND)
-
-
-def _took(job: dict[str, Any]) -> float:
-    began, ended = (datetime.fromisoformat(job[key]) for key in ("started_at", "finished_at"))
-    return (ended - began).total_seconds()
 
 
 if __name__ == "__main__":

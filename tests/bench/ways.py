@@ -8,9 +8,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,27 +27,28 @@ PATIENCE_S = 1800
 class Trip:
     """One use of one way: from the command's start to its end in seconds, and the processors' share of busy time.
 
-    `began` is in seconds since the epoch, as the writers' stamps are. `report` is herder's own; empty for the others.
+    `began` is in seconds since the epoch, as the writers' stamps are.
+    `report` is herder's own, or one for each of its plans; empty for the others.
     """
 
     began: float
     seconds: float
     cpu: float
-    report: dict[str, Any]
+    report: Any
 
 
-def timed(move: Callable[[], dict[str, Any] | None]) -> Trip:
+def timed(move: Callable[[], Any]) -> Trip:
     """Do it and look at the clock."""
     ticks, began = Ticks.now(), time.time()
     report = move()
     return Trip(began, time.time() - began, Ticks.now().share_since(ticks), report or {})
 
 
-def herder(lab: Lab, state: Path, *command: str) -> dict[str, Any]:
+def herder(lab: Lab, state: Path, *command: str) -> Any:
     """The report of a herder command that succeeds; its Redis and its logs are in `state`."""
     others = {key: value for key, value in os.environ.items() if key not in {"HERDER_REDIS_URL", "HERDER_CONFIG"}}
     environment = {**others, "LXD_CONF": str(lab.lxc_conf), "HERDER_STATE_DIR": str(state)}
-    line = [str(HERDER), *command, "--yes", "--json"]
+    line = [str(HERDER), *command, "--json"]
     try:
         done = subprocess.run(
             line, env=environment, cwd=state, capture_output=True, text=True, timeout=PATIENCE_S, check=False
@@ -55,8 +57,7 @@ def herder(lab: Lab, state: Path, *command: str) -> dict[str, Any]:
         raise BenchError(f"{' '.join(line)}: no end after {PATIENCE_S} s; its log is {state}/worker.log") from error
     if done.returncode != 0:
         raise BenchError(f"{' '.join(line)}: exit status {done.returncode}\n{done.stdout}{done.stderr}")
-    report: dict[str, Any] = json.loads(done.stdout)
-    return report
+    return json.loads(done.stdout)
 
 
 def lxc_moves(lab: Lab, source: str, target: str, names: Sequence[str], *, at_once: int = 1) -> None:
@@ -80,3 +81,9 @@ def cluster_restore(lab: Lab, member: str) -> None:
     """Put a member into service again, if it was evacuated."""
     if lab.servers[member].query("GET", f"/1.0/cluster/members/{member}")["status"] == "Evacuated":
         lab.lxc("cluster", "restore", "--force", f"cluster:{member}")
+
+
+def took(job: Mapping[str, Any]) -> float:
+    """Seconds from the first step of a reported job to its end."""
+    began, ended = (datetime.fromisoformat(job[key]) for key in ("started_at", "finished_at"))
+    return (ended - began).total_seconds()

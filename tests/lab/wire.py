@@ -77,7 +77,11 @@ class Wire:
             far = socket.socket()
             # Small, so that what is held on the wire is also held at the source and not in a buffer in between.
             far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, CHUNK)
-            far.connect(("127.0.0.1", self._port))
+            try:
+                far.connect(("127.0.0.1", self._port))
+            except OSError:  # its daemon is down: the caller shall see that too
+                near.close()
+                continue
             with self._lock:
                 self._sockets += [near, far]
             threading.Thread(target=self._carry, args=(near, far, self._is_push), daemon=True).start()
