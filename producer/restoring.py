@@ -135,7 +135,7 @@ def _overrides(definition: Mapping[str, Any], wanted: Wanted) -> Overrides:
 
 
 def with_definitions(fleet: Fleet, request: Request, chosen: Sequence[Chosen]) -> Fleet:
-    """The fleet as if the server that has the generations had the profiles and networks of their definitions.
+    """The fleet as if the server that has the generations had what their definitions tell: project, profiles, networks.
 
     Raises InputError if the target has, of a profile that is needed, only the empty one that backups need.
     """
@@ -155,6 +155,7 @@ def with_definitions(fleet: Fleet, request: Request, chosen: Sequence[Chosen]) -
         for one in here
         for name, each in one.definition["networks"].items()
     }
+    of_project = Definition(driver="", **here[0].definition["project_definition"])
     needed = {name for own in request.each.values() for name in own.overrides.profiles or ()}
     there = target.profiles.get(request.target_project, {})
     empty = sorted(n for n in needed if n in there and there[n].description.startswith(EMPTY_PROFILE))
@@ -168,7 +169,7 @@ def with_definitions(fleet: Fleet, request: Request, chosen: Sequence[Chosen]) -
     known = replace(
         source,
         profiles={**source.profiles, project: {**source.profiles.get(project, {}), **profiles}},
-        definitions={**source.definitions, **networks},
+        definitions={**source.definitions, **networks, (Thing.PROJECT.value, "", project): of_project},
     )
     return replace(fleet, servers={**fleet.servers, source.place: known})
 

@@ -17,6 +17,9 @@ _NETWORKS = frozenset({"bridge"})
 _POOLS = frozenset({"btrfs", "dir", "lvm", "zfs"})
 #: What a pool without a disk of its own is made of, by the end of its source: ``/var/lib/lxd/disks/default.img``.
 _LOOP_FILE = ".img"
+#: Whether a project has things of its own, or those of the default project. LXD's own value for a new one is true.
+_OWN_PROFILES, _OWN_NETWORKS = "features.profiles", "features.networks"
+_DEFAULT = "default"
 #: What belongs to one pool or bridge and not to its definition.
 _OF_THE_HOST = ("source", "volatile.", "lvm.vg_name", "lvm.thinpool_name", "zfs.pool_name")
 
@@ -24,18 +27,25 @@ _OF_THE_HOST = ("source", "volatile.", "lvm.vg_name", "lvm.thinpool_name", "zfs.
 def creations(instance: Instance, move: Move, source: Server, target: Server) -> tuple[Creation, ...]:
     """What has to be made on the target for this move, in this order; only what was asked for and can be."""
     asked = move.overrides.create
-    if not asked or move.target_project not in target.projects or move.is_refresh:
+    if not asked or move.is_refresh:
+        return ()
+    projects = tuple(_projects(move, source, target)) if Thing.PROJECT in asked else ()
+    target = with_created(target, projects, move.target_project)
+    if move.target_project not in target.projects:
         return ()
     profiles = tuple(_profiles(instance, move, source, target)) if Thing.PROFILE in asked else ()
     known = with_created(target, profiles, move.target_project).profiles.get(move.target_project, {})
     devices = expanded_on_target(instance, move, known)
     networks = tuple(_networks(devices, move, source, target)) if Thing.NETWORK in asked else ()
     pools = tuple(_pools(instance, move, source, target)) if Thing.POOL in asked else ()
-    return (*pools, *networks, *profiles)
+    return (*projects, *pools, *networks, *profiles)
 
 
 def with_created(target: Server, made: tuple[Creation, ...], project: str) -> Server:
     """The target as it will be."""
+    for each in made:
+        if each.thing is Thing.PROJECT:
+            target = _with_project(target, each)
     profiles = {
         each.name: Profile(name=each.name, config=each.config, devices=each.devices)
         for each in made
@@ -49,6 +59,30 @@ def with_created(target: Server, made: tuple[Creation, ...], project: str) -> Se
         networks={**target.networks, project: target.networks.get(project, frozenset()) | networks},
         pools={**pools, **target.pools},
     )
+
+
+def _with_project(target: Server, project: Creation) -> Server:
+    """Its default profile counts as missing: the server makes an empty one."""
+    has_profiles = project.config.get(_OWN_PROFILES, "true") == "true"
+    has_networks = project.config.get(_OWN_NETWORKS, "false") == "true"
+    return replace(
+        target,
+        projects=(*target.projects, project.name),
+        profiles={**target.profiles, project.name: {} if has_profiles else target.profiles.get(_DEFAULT, {})},
+        networks={
+            **target.networks,
+            project.name: frozenset() if has_networks else target.networks.get(_DEFAULT, frozenset()),
+        },
+    )
+
+
+def _projects(move: Move, source: Server, target: Server) -> Iterator[Creation]:
+    known = source.definitions.get((Thing.PROJECT, "", move.project))
+    if move.target_project in target.projects or known is None:
+        return
+    # The default project has networks of its own because it has all bridges; another one could only have OVN's.
+    config = {key: value for key, value in known.config.items() if (move.project, key) != (_DEFAULT, _OWN_NETWORKS)}
+    yield Creation(thing=Thing.PROJECT, name=move.target_project, description=known.description, config=config)
 
 
 def _profiles(instance: Instance, move: Move, source: Server, target: Server) -> Iterator[Creation]:

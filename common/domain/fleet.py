@@ -99,7 +99,10 @@ class ServerInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Definition:
-    """How a pool or a network was made; ``driver`` is a network's type. It is not ``is_made`` while that goes on."""
+    """How a pool, a network or a project was made; ``driver`` is a network's type, and a project has none.
+
+    It is not ``is_made`` while that goes on.
+    """
 
     driver: str
     description: str = ""
@@ -138,8 +141,8 @@ class Server:
     #: ``(project, network)`` of every OVN network, and the processor: asked only where a virtual machine shall move.
     ovn_networks: frozenset[tuple[str, str]] = frozenset()
     processor: Processor | None = None
-    #: ``(thing, project, name)`` of its managed networks, and of its pools with an empty project: asked only where
-    #: something like them shall be made.
+    #: ``(thing, project, name)`` of its managed networks, and of its pools and projects with an empty project: asked
+    #: only where something like them shall be made.
     definitions: Mapping[tuple[str, str, str], Definition] = field(default_factory=dict)
 
     @property

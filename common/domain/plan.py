@@ -123,6 +123,7 @@ class Limits:
 class Thing(StrEnum):
     """What instances need on their server, and can be made there."""
 
+    PROJECT = "project"
     PROFILE = "profile"
     NETWORK = "network"
     POOL = "pool"

@@ -38,6 +38,8 @@ class LxdClient:
     ===================  ==============================================================
     info                 GET /1.0
     projects             GET /1.0/projects
+    project_definitions  GET /1.0/projects?recursion=1
+    create_project       POST /1.0/projects
     instances            GET /1.0/instances?recursion=1
     instance             GET /1.0/instances/NAME
     snapshots            GET /1.0/instances/NAME/snapshots?recursion=1
@@ -276,6 +278,17 @@ class LxdClient:
     def pool_definitions(self) -> dict[str, Definition]:
         """How each pool was made."""
         return {each["name"]: records.definition(each) for each in self._get("/1.0/storage-pools", _WHOLE_RECORDS)}
+
+    def project_definitions(self) -> dict[str, Definition]:
+        """How each project was made that we may see."""
+        return {each["name"]: records.definition(each) for each in self._get("/1.0/projects", _WHOLE_RECORDS)}
+
+    def create_project(self, name: str, definition: Definition) -> None:
+        """Make a project, at once; with profiles of its own, it has an empty default profile then.
+
+        Raises ServerRefused, also if there is one of that name.
+        """
+        self.transport.request("POST", "/1.0/projects", json={"name": name, **_described(definition)})
 
     def network_definitions(self, *, project: str = "default") -> dict[str, Definition]:
         """How each network was made that the server manages."""

@@ -134,7 +134,7 @@ def pool(record: Record, resources: Record) -> Pool:
 
 
 def definition(record: Record) -> Definition:
-    """From ``GET /1.0/storage-pools`` and ``GET /1.0/networks``."""
+    """From ``GET /1.0/storage-pools``, ``GET /1.0/networks`` and ``GET /1.0/projects``."""
     return Definition(
         driver=record.get("driver") or record.get("type") or "",
         description=record.get("description") or "",

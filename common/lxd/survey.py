@@ -21,6 +21,8 @@ def survey(client: LxdClient, *, projects: Sequence[str] | None, only: str | Non
         return Server(remote=client.remote, info=info)
     known = client.projects()
     seen = [project for project in known if projects is None or project in projects]
+    # A project that is made may use what the default one has.
+    furnished = seen if projects is None or set(projects) <= {*known} else sorted({*seen, "default"} & {*known})
     return Server(
         remote=client.remote,
         info=info,
@@ -29,8 +31,8 @@ def survey(client: LxdClient, *, projects: Sequence[str] | None, only: str | Non
         projects=tuple(known),
         instances=tuple(i for project in seen for i in _instances(client, project, only)),
         pools={pool.name: pool for pool in client.pools()},
-        profiles={project: {p.name: p for p in client.profiles(project=project)} for project in seen},
-        networks={project: client.networks(project=project) for project in seen},
+        profiles={project: {p.name: p for p in client.profiles(project=project)} for project in furnished},
+        networks={project: client.networks(project=project) for project in furnished},
         volumes={(v.pool, v.project, v.name): v for project in seen for v in client.volumes(project=project)},
     )
 
@@ -68,14 +70,15 @@ def told_of_machines(client: LxdClient, server: Server) -> Server:
 
 
 def told_of_definitions(client: LxdClient, server: Server) -> Server:
-    """The server with how its pools and networks were made."""
+    """The server with how its projects, pools and networks were made."""
     networks = {
         (Thing.NETWORK.value, project, name): found
         for project in server.networks
         for name, found in client.network_definitions(project=project).items()
     }
     pools = {(Thing.POOL.value, "", name): found for name, found in client.pool_definitions().items()}
-    return replace(server, definitions={**networks, **pools})
+    projects = {(Thing.PROJECT.value, "", name): found for name, found in client.project_definitions().items()}
+    return replace(server, definitions={**networks, **pools, **projects})
 
 
 def _instances(client: LxdClient, project: str, only: str | None) -> tuple[Instance, ...]:

@@ -315,32 +315,43 @@ def test_what_is_named_otherwise_on_the_target_is_mapped(s1: LabServer, s2: LabS
 
 
 def test_what_the_target_lacks_is_made_there_if_asked_for(s1: LabServer, s2: LabServer, herder: Herder) -> None:
-    """Once for all instances that need it, as the source has it: a pool, a bridge, and a profile that names both."""
+    """Once for all instances that need it, as the source has it: project, pool, bridge, and a profile that names both.
+
+    The default profile of a project that is made is empty at first, and gets what that of the source has.
+    """
+    project = {"features.images": "false", "features.storage.volumes": "false", "user.owner": "ann"}
+    s1.query("POST", "/1.0/projects", {"name": "store", "description": "theirs", "config": project})
+    s1.query("PUT", "/1.0/profiles/default?project=store", {"config": {"user.site": "north"}, "devices": {}})
     s1.query("POST", "/1.0/storage-pools", {"name": "fast", "driver": "btrfs", "config": {"size": "512MiB"}})
     bridge = {"ipv4.address": "none", "ipv6.address": "none", "dns.mode": "none"}
     s1.query("POST", "/1.0/networks", {"name": "hcreate0", "type": "bridge", "config": bridge})
     nic = {"type": "nic", "network": "hcreate0", "name": "eth0"}
     devices = {"root": {"type": "disk", "path": "/", "pool": "fast"}, "eth0": nic}
     profile = {"name": "shop", "description": "ours", "config": {"user.tier": "web"}, "devices": devices}
-    s1.query("POST", "/1.0/profiles", profile)
+    s1.query("POST", "/1.0/profiles?project=store", profile)
     names = ("one", "two", "three")
     for name in names:
-        world.make(s1, Wish(name=name, profiles=("shop",), is_started=False))
+        world.make(s1, Wish(name=name, project="store", profiles=("default", "shop"), is_started=False))
     before = world.picture(s2)
-    asked = ("move", "s1:", "s2:", "--all", "--yes", "--json", "--map", "network:hcreate0=hcreate1")
-    herder.run(*asked, "--create", "profile", "--create", "pool").ended(NOT_ALL)
+    creates = (f"--create={each}" for each in ("profile", "network", "pool"))
+    selected = ("move", "s1:", "s2:", "--all", "--project", "store", "--yes", "--json")
+    asked = (*selected, *creates, "--map", "network:hcreate0=hcreate1")
+    herder.run(*asked).ended(NOT_ALL)
     assert world.picture(s2) == before
 
-    report = herder.run(*asked, *(f"--create={each}" for each in ("profile", "network", "pool"))).ended(DONE).json
+    report = herder.run(*asked, "--create", "project").ended(DONE).json
 
     assert {job["state"] for job in report["jobs"]} == {"done"}
-    there = s2.query("GET", "/1.0/profiles/shop")
+    made = s2.query("GET", "/1.0/projects/store")
+    assert (made["description"], made["config"]["user.owner"]) == ("theirs", "ann")
+    assert s2.query("GET", "/1.0/profiles/default?project=store")["config"] == {"user.site": "north"}
+    there = s2.query("GET", "/1.0/profiles/shop?project=store")
     assert (there["description"], there["config"]) == ("ours", {"user.tier": "web"})
     assert there["devices"] == {**devices, "eth0": {**nic, "network": "hcreate1"}}
     assert s2.query("GET", "/1.0/networks/hcreate1")["config"].items() >= bridge.items()
     pool = s2.query("GET", "/1.0/storage-pools/fast")
     assert (pool["driver"], pool["config"]["size"]) == ("btrfs", "512MiB")
-    assert {world.get(s2, name)["expanded_devices"]["root"]["pool"] for name in names} == {"fast"}
+    assert {world.get(s2, name, project="store")["expanded_devices"]["root"]["pool"] for name in names} == {"fast"}
     assert world.traces(s2) == []
 
 

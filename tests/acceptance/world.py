@@ -43,7 +43,9 @@ def strip(server: LabServer) -> None:
     """Take everything away that a test has made on it: instances, volumes, profiles, projects, pools, networks."""
     server.delete_all()
     _delete_each(server, "/1.0/storage-pools/default/volumes/custom")
-    for kind in ("profiles", "projects", "storage-pools"):
+    for project in server.query("GET", "/1.0/projects?recursion=1"):
+        _delete_each(server, f"/1.0/profiles?project={project['name']}")
+    for kind in ("projects", "storage-pools"):
         _delete_each(server, f"/1.0/{kind}")
     for network in server.query("GET", "/1.0/networks?recursion=1"):
         if network["managed"]:
@@ -62,7 +64,7 @@ def cleaned(server: LabServer) -> Iterator[LabServer]:
 def _delete_each(server: LabServer, listing: str) -> None:
     for url in server.query("GET", listing):
         # The listing of volumes has their snapshots too, which go with them.
-        if url.rpartition("/")[2] != "default" and "/snapshots/" not in url:
+        if url.partition("?")[0].rpartition("/")[2] != "default" and "/snapshots/" not in url:
             server.query("DELETE", url)
 
 

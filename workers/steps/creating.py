@@ -18,6 +18,24 @@ def create_missing(ctx: Context) -> None:
         if not _is_there(ctx, each):
             ctx.confirm_fence()
             _create(ctx, each)
+        elif each.thing is Thing.PROFILE and each.name == "default":
+            _furnish(ctx, each)
+
+
+def _furnish(ctx: Context, creation: Creation) -> None:
+    """A project that was made for the instance has an empty default profile, which its server has made."""
+    made = {each.name for each in ctx.move.creations if each.thing is Thing.PROJECT}
+    found = ctx.target.profile(creation.name, project=ctx.move.target_project)
+    if ctx.move.target_project not in made or found.config or found.devices:
+        return
+    ctx.confirm_fence()
+    ctx.target.replace_profile(
+        found,
+        description=creation.description,
+        config=creation.config,
+        devices=creation.devices,
+        project=ctx.move.target_project,
+    )
 
 
 def _is_there(ctx: Context, creation: Creation) -> bool:
@@ -25,7 +43,9 @@ def _is_there(ctx: Context, creation: Creation) -> bool:
     project = ctx.move.target_project
     if creation.thing is Thing.PROFILE:
         return any(profile.name == creation.name for profile in ctx.target.profiles(project=project))
-    if creation.thing is Thing.NETWORK:
+    if creation.thing is Thing.PROJECT:
+        found = ctx.target.project_definitions().get(creation.name)
+    elif creation.thing is Thing.NETWORK:
         found = ctx.target.network_definitions(project=project).get(creation.name)
     else:
         found = ctx.target.pool_definitions().get(creation.name)
@@ -38,6 +58,8 @@ def _create(ctx: Context, creation: Creation) -> None:
     definition = Definition(driver=creation.driver, description=creation.description, config=creation.config)
     try:
         match creation.thing:
+            case Thing.PROJECT:
+                ctx.target.create_project(creation.name, definition)
             case Thing.PROFILE:
                 ctx.target.create_profile(
                     creation.name,

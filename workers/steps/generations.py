@@ -121,10 +121,12 @@ def _definition(ctx: Context) -> dict[str, object]:
     networks = {each.get("network") or each.get("parent") for each in was.expanded_devices.values()}
     defined = ctx.source.network_definitions(project=ctx.move.project)
     pools = {each.get("pool") for each in was.expanded_devices.values() if each.get("type") == "disk"}
+    project = ctx.source.project_definitions()[ctx.move.project]
     return {
         "name": ctx.move.instance,
         "type": ctx.move.type,
         "project": ctx.move.project,
+        "project_definition": {"description": project.description, "config": dict(project.config)},
         "identity": identity_of(now),
         "snapshot": ctx.move.order.snapshot,
         "architecture": was.architecture,

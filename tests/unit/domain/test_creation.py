@@ -79,6 +79,56 @@ def test_what_is_mapped_is_made_under_its_new_name() -> None:
     assert made[Thing.PROFILE, "default"].devices["root"]["pool"] == "ssd"
 
 
+SHOP = Definition(driver="", description="theirs", config={"features.profiles": "true", "user.owner": "ann"})
+
+
+def of_shop(project: Definition, *things: Thing) -> tuple[Move, Server]:
+    """A move of an instance of project ``shop``, which s2 lacks, and its source."""
+    here = source()
+    profiles = {"shop": here.profiles["default"]}
+    definitions = {**here.definitions, ("project", "", "shop"): project, ("network", "shop", "lxdbr0"): BRIDGE}
+    move = replace(asking(*things), project="shop", target_project="shop")
+    return move, replace(here, projects=("default", "shop"), profiles=profiles, definitions=definitions)
+
+
+def test_a_project_comes_first_and_its_default_profile_is_made_as_well() -> None:
+    """The server makes an empty one; without it as it was the instance would have no disk."""
+    move, here = of_shop(SHOP, *ALL)
+    made = creations(INSTANCE, move, here, a_server("s2"))
+    assert [(each.thing, each.name) for each in made] == [
+        (Thing.PROJECT, "shop"),
+        (Thing.PROFILE, "default"),
+        (Thing.PROFILE, "web"),
+    ]
+    assert (made[0].description, made[0].config) == ("theirs", SHOP.config)
+    there = with_created(a_server("s2"), made, "shop")
+    assert [found for found in findings(INSTANCE, move, here, there) if found.is_refusal] == []
+
+
+def test_a_project_without_profiles_of_its_own_has_those_of_the_default_one() -> None:
+    move, here = of_shop(replace(SHOP, config={"features.profiles": "false"}), *ALL)
+    made = creations(INSTANCE, move, here, a_server("s2"))
+    assert [(each.thing, each.name) for each in made] == [(Thing.PROJECT, "shop"), (Thing.PROFILE, "web")]
+
+
+def test_a_project_that_was_not_asked_for_is_not_made_and_nothing_in_it() -> None:
+    """Nor one that its source does not tell of, as it does not to those who may not see it."""
+    move, here = of_shop(SHOP, Thing.PROFILE, Thing.NETWORK, Thing.POOL)
+    assert creations(INSTANCE, move, here, a_server("s2")) == ()
+    move, here = of_shop(SHOP, *ALL)
+    assert creations(INSTANCE, move, replace(here, definitions={}), a_server("s2")) == ()
+
+
+def test_a_project_like_the_default_one_uses_the_bridges_of_that() -> None:
+    """With networks of its own it could have only those of OVN."""
+    whole = Definition(driver="", config={"features.networks": "true", "features.images": "true"})
+    move = replace(asking(Thing.PROJECT), target_project="new")
+    here = source()
+    here = replace(here, definitions={**here.definitions, ("project", "", "default"): whole})
+    (made,) = creations(INSTANCE, move, here, a_server("s2"))
+    assert made.config == {"features.images": "true"}
+
+
 def test_what_hangs_on_the_host_is_not_made() -> None:
     """A pool on a disk, or of a driver that is not local, and a network that is not a bridge: they stay refused."""
     disk = Definition(driver="btrfs", config={"source": "/dev/sdb"})

@@ -33,6 +33,7 @@ def a_definition(of: str = "web1", **changes: Any) -> dict[str, Any]:
         "expanded_devices": {"root": ROOT_DISK, "eth0": {**NIC, "network": "front"}},
         "profiles": [web],
         "networks": {"front": {"type": "bridge", "description": "", "config": {}}},
+        "project_definition": {"description": "theirs", "config": {"user.owner": "ann"}},
     }
     return defaults | changes
 
@@ -75,6 +76,15 @@ def test_an_instance_is_made_of_its_definition_and_not_of_what_its_generation_is
     assert not [key for key in config if key.startswith("user.herder") or key.endswith("hwaddr")]
     assert move.overrides.devices["eth0"]["network"] == "front"
     assert [(each.thing, each.name) for each in move.creations] == [("network", "front"), ("profile", "web")]
+
+
+def test_a_project_that_is_gone_is_made_as_it_was() -> None:
+    everything = Wanted(to="s3", project="shop", overrides=replace(EVERYTHING, create=tuple(Thing)))
+    (move,) = planned(Chosen(told(), a_definition()), wanted=everything).moves
+    assert [(each.thing, each.name) for each in move.creations] == [
+        ("project", "shop"), ("network", "front"), ("profile", "web"),
+    ]  # fmt: skip
+    assert (move.creations[0].description, move.creations[0].config) == ("theirs", {"user.owner": "ann"})
 
 
 EVERYTHING = Overrides(create=(Thing.PROFILE, Thing.NETWORK))
