@@ -366,6 +366,8 @@ def _about_refresh(instance: Instance, move: Move, target: Server, own_job: str)
 def _about_name(move: Move, target: Server, own_job: str) -> Iterator[Finding]:
     if move.target_project not in target.projects:
         hint = f"`lxc project create {target.remote}:{move.target_project}`"
+        if move.policy.method not in (Method.IMPORT, Method.REFRESH, Method.BACKUP):
+            hint += ", or --create project"
         yield _refuse("project", f"{target.remote} has no project {move.target_project}", hint)
         return
     there = None if move.is_within_cluster else target.instance(move.target_project, move.name)

@@ -256,7 +256,7 @@ def test_a_project_that_the_target_lacks_is_found() -> None:
     found = all_findings(move=a_move(target_project="shop"))
     first = found[0]
     assert (first.code, first.message) == ("project", "s2 has no project shop")
-    assert first.hint == "`lxc project create s2:shop`"
+    assert first.hint == "`lxc project create s2:shop`, or --create project"
 
 
 FINE = [
