@@ -9,7 +9,7 @@ import typer
 
 from common.config import load_settings
 from common.domain.errors import InputError
-from common.domain.plan import Limits, Method, Mode, Overrides, Plan, Policy, Request, Retire, Selection
+from common.domain.plan import Limits, Method, Mode, Overrides, Policy, Request, Retire, Selection
 from common.lxd.remotes import Remotes, split_name
 from producer.cli import exits, flow, options
 from producer.cli.exits import reports_errors
@@ -61,7 +61,7 @@ def copy(
     """Copy custom volumes to another server, with their snapshots. The sources go on as they are."""
     method = Method.VOLUME_REFRESH if refresh else Method.VOLUME_COPY
     policy = Policy(method=method, mode=mode, rate=options.rate(limit))
-    plan = _planned(
+    _carry_out(
         volumes,
         target,
         policy,
@@ -71,9 +71,11 @@ def copy(
         project=project,
         target_project=target_project,
         transfers=transfers,
+        skip_refused=skip_refused,
         detach=detach,
+        yes=yes,
+        as_json=as_json,
     )
-    flow.carry_out(plan, yes=yes, as_json=as_json, skip_refused=skip_refused, detach=detach)
 
 
 @reports_errors
@@ -97,20 +99,10 @@ def refresh(
 
     What is there keeps its config, and is replaced when its new copy has been verified.
     """
-    policy = Policy(method=Method.VOLUME_REFRESH, mode=mode, rate=options.rate(limit))
-    plan = _planned(
-        volumes,
-        target,
-        policy,
-        everything=everything,
-        pools=pools or [],
-        volume_only=volume_only,
-        project=project,
-        target_project=target_project,
-        transfers=transfers,
-        detach=detach,
-    )
-    flow.carry_out(plan, yes=yes, as_json=as_json, skip_refused=skip_refused, detach=detach)
+    copy(
+        volumes, target, everything, pools, volume_only, True, mode, limit,
+        project, target_project, transfers, skip_refused, detach, yes, as_json,
+    )  # fmt: skip
 
 
 @reports_errors
@@ -136,7 +128,7 @@ def move(
     Each source stays where it is, marked as retired, unless --retire delete.
     """
     policy = Policy(method=Method.VOLUME_MOVE, mode=mode, rate=options.rate(limit), retire=retire)
-    plan = _planned(
+    _carry_out(
         volumes,
         target,
         policy,
@@ -146,16 +138,18 @@ def move(
         project=project,
         target_project=target_project,
         transfers=transfers,
+        skip_refused=skip_refused,
         detach=detach,
+        yes=yes,
+        as_json=as_json,
     )
-    flow.carry_out(plan, yes=yes, as_json=as_json, skip_refused=skip_refused, detach=detach)
 
 
 for command in (copy, move, refresh):
     app.command(epilog=exits.EXIT_STATUS)(command)
 
 
-def _planned(
+def _carry_out(
     volumes: list[str],
     target: str,
     policy: Policy,
@@ -166,8 +160,11 @@ def _planned(
     project: str | None,
     target_project: str,
     transfers: int,
+    skip_refused: bool,
     detach: bool,
-) -> Plan:
+    yes: bool,
+    as_json: bool,
+) -> None:
     """Raises InputError."""
     if detach:
         flow.check_detached()
@@ -189,7 +186,8 @@ def _planned(
         limits=Limits(per_source=transfers, per_target=transfers),
         overrides=Overrides(storage=pool, instance_only=volume_only),
     )
-    return plan_volumes(request, take_inventory(request, remotes, load_settings()), plan_id=flow.new_plan_id())
+    plan = plan_volumes(request, take_inventory(request, remotes, load_settings()), plan_id=flow.new_plan_id())
+    flow.carry_out(plan, yes=yes, as_json=as_json, skip_refused=skip_refused, detach=detach)
 
 
 def _selected(

@@ -30,7 +30,7 @@ from common.domain.instance import BACKUP_STATE, COPY_OF, PUT_BACK, Instance, is
 from common.domain.job import Outcome, Pass
 from common.domain.operation import Operation, OperationRef
 from common.domain.plan import Mode, identity_of
-from common.lxd.migration import Transfer, receive_body, reserve_body
+from common.lxd.migration import Offer, Transfer, receive_body, reserve_body
 from workers.steps.context import LOOK_AGAIN, Context
 from workers.steps.copies import find_operation, free_name, kept_copy, remove_copy
 from workers.steps.guard import guard
@@ -243,15 +243,27 @@ def _begin(ctx: Context, kind: str, instance: Instance, copy: Instance | None) -
     return _wait(ctx, kind, {**ctx.job.evidence, "offer": offer, "receive": receive}, received, offered)
 
 
-def _pull(ctx: Context, instance: Instance, transfer: Transfer) -> tuple[str, str]:
-    """The source offers, the target takes it up: the operations of both."""
+def _offered(ctx: Context, transfer: Transfer) -> Offer:
     ctx.confirm_fence()
-    offer = ctx.source.offer(
+    return ctx.source.offer(
         ctx.move.instance,
         project=ctx.move.project,
         instance_only=transfer.instance_only,
         allow_inconsistent=transfer.allow_inconsistent,
     )
+
+
+def _awaited(ctx: Context, instance: Instance, transfer: Transfer) -> Offer:
+    ctx.confirm_fence()
+    try:
+        return ctx.target.await_push(_receive_body(ctx, instance, transfer), project=ctx.move.target_project)
+    except PermanentError as error:
+        raise _not_received(error) from error
+
+
+def _pull(ctx: Context, instance: Instance, transfer: Transfer) -> tuple[str, str]:
+    """The source offers, the target takes it up: the operations of both."""
+    offer = _offered(ctx, transfer)
     try:
         ctx.confirm_fence()
         body = _receive_body(ctx, instance, replace(transfer, offer=offer))
@@ -268,11 +280,7 @@ def _push(ctx: Context, instance: Instance, transfer: Transfer) -> tuple[str, st
 
     The target cannot be told so: it waits out its 10 s, and the next attempt waits for that.
     """
-    ctx.confirm_fence()
-    try:
-        awaited = ctx.target.await_push(_receive_body(ctx, instance, transfer), project=ctx.move.target_project)
-    except PermanentError as error:
-        raise _not_received(error) from error
+    awaited = _awaited(ctx, instance, transfer)
     ctx.confirm_fence()
     try:
         pushing = ctx.source.push(ctx.move.instance, replace(transfer, offer=awaited), project=ctx.move.project)
@@ -288,18 +296,8 @@ def _relay(ctx: Context, instance: Instance, transfer: Transfer) -> tuple[str, s
 
     To lose the lease ends no relay: whoever has the job then finds its operations, and follows or cancels them.
     """
-    ctx.confirm_fence()
-    try:
-        awaited = ctx.target.await_push(_receive_body(ctx, instance, transfer), project=ctx.move.target_project)
-    except PermanentError as error:
-        raise _not_received(error) from error
-    ctx.confirm_fence()
-    offer = ctx.source.offer(
-        ctx.move.instance,
-        project=ctx.move.project,
-        instance_only=transfer.instance_only,
-        allow_inconsistent=transfer.allow_inconsistent,
-    )
+    awaited = _awaited(ctx, instance, transfer)
+    offer = _offered(ctx, transfer)
     try:
         ctx.confirm_fence()
         ctx.carry(ctx.source, offer, ctx.target, awaited, ctx.move.policy.rate)
