@@ -29,12 +29,23 @@ _LOOK = timedelta(minutes=5)
 _RETRY = timedelta(minutes=1)
 
 
-def messenger(urls: str) -> Apprise:
-    """Who sends messages to these URLs of apprise, which spaces or commas part. Raises InputError."""
-    found = Apprise()
-    if urls and not found.add(urls):
-        raise InputError("notify: not all of it are URLs of apprise", hint="https://appriseit.com/services lists them")
-    return found
+class Messenger:
+    """Sends messages to URLs of apprise, which spaces or commas part. Raises InputError if they are none."""
+
+    def __init__(self, urls: str) -> None:
+        found = Apprise()
+        if urls and not found.add(urls):
+            hint = "https://appriseit.com/services lists them"
+            raise InputError("notify: not all of it are URLs of apprise", hint=hint)
+        self._ways = [Apprise(each) for each in found]
+
+    def tell(self, title: str, body: str) -> bool:
+        """Whether it got somewhere, or there is nowhere to send it.
+
+        One broken way of several is in the log only: to try again would tell all others again.
+        """
+        came = [each.notify(title=title, body=body) for each in self._ways]
+        return not came or any(came)
 
 
 class Metrics:

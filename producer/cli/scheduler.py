@@ -30,7 +30,7 @@ from producer.backup import plans_for
 from producer.cli import exits, options, render
 from producer.cli.backup import app as backup
 from producer.cli.exits import EXIT_STATUS, reports_errors
-from producer.monitor import Metrics, Monitor, messenger
+from producer.monitor import Messenger, Metrics, Monitor
 from producer.policyfile import read_all
 from producer.schedule import all_due_after
 from producer.scheduler import Scheduler, jitter_of, log
@@ -73,7 +73,7 @@ def scheduler(files: Files) -> None:
     set_up(settings.log_level)
     policies = Watched(files, lambda reason: log.warning("policies.broken reason=%r", reason))
     policies()
-    metrics, messages = Metrics(), messenger(settings.notify)
+    metrics, messages = Metrics(), Messenger(settings.notify)
     if settings.metrics:
         metrics.serve(settings.metrics)
     stopping = threading.Event()
@@ -94,7 +94,7 @@ def scheduler(files: Files) -> None:
         )
         monitor = Monitor(
             ages_of=lambda policy: ages.of_policies([policy], datetime.now(UTC), remotes, settings),
-            tell=lambda title, body: not messages or bool(messages.notify(title=title, body=body)),
+            tell=messages.tell,
             jobs=session.jobs,
             runs=runs,
             metrics=metrics,

@@ -1,5 +1,7 @@
 """The monitor over a real Redis: each alert is told once, whoever looks, and its end too."""
 
+import socketserver
+import threading
 import urllib.request
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -16,7 +18,7 @@ from common.store.jobs import JobStore
 from common.store.keys import Keys
 from common.store.runs import Run, RunStore
 from producer.ages import Age
-from producer.monitor import Metrics, Monitor, messenger
+from producer.monitor import Messenger, Metrics, Monitor
 from tests.builders import a_plan
 from tests.integration.conftest import stored
 
@@ -162,7 +164,22 @@ def test_prometheus_reads_what_stands(desk: Desk) -> None:
 
 
 def test_what_is_no_url_of_apprise_is_refused() -> None:
-    assert not messenger("")
-    assert len(messenger("json://127.0.0.1:1, json://127.0.0.1:2")) == 2
     with pytest.raises(InputError, match="notify"):
-        messenger("json://127.0.0.1:1 nonsense")
+        Messenger("json://127.0.0.1:1 nonsense")
+
+
+def test_a_message_that_came_to_one_of_two_places_is_told() -> None:
+    """Else the one that hears would hear it every minute. Nowhere is no failure, but nobody is one."""
+    with socketserver.TCPServer(("127.0.0.1", 0), _Hears) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        hears, deaf = f"json://127.0.0.1:{server.server_address[1]}", "json://127.0.0.1:1"
+        assert Messenger(f"{deaf} {hears}").tell("title", "body")
+        server.shutdown()
+    assert Messenger("").tell("title", "body")
+    assert not Messenger(deaf).tell("title", "body")
+
+
+class _Hears(socketserver.StreamRequestHandler):
+    def handle(self) -> None:
+        self.request.recv(65536)
+        self.wfile.write(b"HTTP/1.1 204 No Content\r\n\r\n")
