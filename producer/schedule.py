@@ -80,5 +80,7 @@ def _due(when: str, local: datetime) -> Iterator[datetime]:
             yield each.astimezone(UTC)
         return
     # By the wall clock, whose times all exist, from before any gap that the moment may lie behind.
-    for each in OnCalendar(when, (local - _LONGEST_GAP).replace(tzinfo=UTC)):
+    before = (local.astimezone(UTC) - _LONGEST_GAP).astimezone(local.tzinfo)
+    first = local if before.utcoffset() == local.utcoffset() else local - _LONGEST_GAP
+    for each in OnCalendar(when, first.replace(tzinfo=UTC)):
         yield each.replace(tzinfo=local.tzinfo).astimezone(UTC)
