@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from os import posix_fallocate
 from pathlib import Path
@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"seed {chosen.seed}: {chosen.blows} blows, {chosen.instances} instances", flush=True)
     with tempfile.TemporaryDirectory(prefix="hb", dir="/tmp") as home:
         tally = stand(lab, Path(home), chosen.blows, chosen.instances, random.Random(chosen.seed))
-    print(json.dumps(asdict(tally) | {"harmed": 0}))
+    print(json.dumps(vars(tally) | {"blows": dict(tally.blows), "harmed": 0}))
     return 0
 
 
