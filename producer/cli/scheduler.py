@@ -134,7 +134,7 @@ def check(files: Files, as_json: options.Json = False) -> None:
             {
                 "policy": policy.name,
                 "instances": len(ages.selected(policy, now, remotes, settings)),
-                "targets": [target.remote for target in policy.targets],
+                "targets": [target.place for target in policy.targets],
                 "next": [(each + jitter_of(policy, each)).isoformat(timespec="seconds") for each in due],
             }
         )
