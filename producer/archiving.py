@@ -87,7 +87,7 @@ def plan_export(
 def restore_requests(
     found: Iterable[tuple[Generation, Manifest]], wanted: Request, *, keeps_addresses: bool
 ) -> list[tuple[Request, tuple[Manifest, ...]]]:
-    """Requests that import generations, one for each archive and target, each with its exports. Raises InputError.
+    """Requests that import generations, one for each archive and target, each with its exports.
 
     ``wanted`` says how; where it names no target, each goes to the remote that it was on.
     """
@@ -95,8 +95,6 @@ def restore_requests(
     for generation, manifest in found:
         target = wanted.targets[0] if wanted.targets else manifest.source
         groups.setdefault((generation.archive, target), []).append(manifest)
-    if wanted.rename and sum(map(len, groups.values())) != 1:
-        raise InputError(f"--as needs exactly one instance; {sum(map(len, groups.values()))} are selected")
     return [
         (
             replace(

@@ -96,7 +96,7 @@ def restore(
         list[str],
         typer.Argument(
             metavar="SELECTION...",
-            help="REMOTE:INSTANCE as it was backed up, REMOTE: for all of it, or a generation: REMOTE:NAME, ARCHIVE/FILE.",
+            help="REMOTE:INSTANCE as it was backed up, REMOTE: for all of it, or a generation, also ARCHIVE/FILE.",
             show_default=False,
         ),
     ],
@@ -191,7 +191,7 @@ def restore(
     )
     exports = [(each, manifest_of(each)) for each in in_archives]
     plans = [
-        *(_planned(request, chosen, remotes) for request in requests(chosen, wanted)),
+        *(_planned(request, chosen, remotes) for request in (requests(chosen, wanted) if chosen else ())),
         *(
             planned_import(request, manifests, remotes)
             for request, manifests in restore_requests(exports, imports, keeps_addresses=keep_addresses)

@@ -47,7 +47,7 @@ def test_a_policy_says_what_when_whither_and_how_long(file: Path) -> None:
         pytest.param("30 2 * * *", "30 25 * * *", ":4:5: policies.0.schedule: '30 25", id="a wrong time"),
         pytest.param("Europe/Berlin", "Europe/Berlim", "there is no time zone 'Europe/Berlim'", id="a wrong zone"),
         pytest.param(
-            "{remote: s3}", "{storage: slow}", ":7:9: policies.0.targets.1.remote: is missing", id="no remote"
+            "{remote: s3}", "{storage: slow}", ":7:9: policies.0.targets.1: a target is either", id="no place"
         ),
         pytest.param("name: nightly", "name: Nightly!", ":2:5: policies.0.name", id="a name that no snapshot can have"),
         pytest.param("daily: 7", "daily: -1", ":6:65: policies.0.targets.0.keep.daily", id="a negative number"),
