@@ -35,8 +35,9 @@ def a_policy_file(home: Path, *targets: dict[str, Any], **more: Any) -> Path:
 @pytest.fixture
 def user(herder: Herder, s3: str) -> Herder:
     """One who has credentials for buckets."""
-    keys = {"AWS_ACCESS_KEY_ID": "lab", "AWS_SECRET_ACCESS_KEY": "lab", "AWS_DEFAULT_REGION": "us-east-1"}
-    return herder.having(AWS_ENDPOINT_URL=s3, **keys)
+    return herder.having(
+        AWS_ENDPOINT_URL=s3, AWS_ACCESS_KEY_ID="lab", AWS_SECRET_ACCESS_KEY="lab", AWS_DEFAULT_REGION="us-east-1"
+    )
 
 
 def test_a_generation_in_an_archive_is_as_good_as_one_on_a_server(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import boto3
@@ -130,3 +131,29 @@ def test_a_server_that_does_not_answer_is_asked_again_later(monkeypatch: pytest.
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(ArchiveUnreachable, match="s3://shelf"):
         Bucket("shelf", "").check_writable()
+
+
+def test_a_manifest_that_is_withdrawn_leaves_a_file_that_is_no_export(archive: Bucket) -> None:
+    """Sizes are those of backup files; a prefix tells which exports are meant."""
+    archive.write(FILE, incoming(b"abc"))
+    archive.write_manifest(a_manifest())
+    assert archive.manifests("web1-") == (a_manifest(),)
+    assert archive.manifests("web2-") == ()
+    archive.withdraw(FILE)
+    archive.withdraw(FILE)
+    assert (archive.manifests(), archive.sizes()) == ((), {FILE: 3})
+
+
+def test_what_was_abandoned_is_found_whether_it_was_whole_or_not(archive: Bucket, seen: Any) -> None:
+    """An upload that nobody has ended is seen by nobody else, and takes room for ever; what has a manifest is left."""
+    left, other, begun = "db1-1.tar", "db2-1.tar", "db1-2.tar"
+    for file in (left, other):
+        archive.write(file, incoming(b"abc"))
+    seen.Object(f"night/ly/{begun}").initiate_multipart_upload()
+    later = datetime.now(UTC) + timedelta(minutes=1)
+    assert archive.abandoned("db1-", later) == (left, begun)
+    assert archive.abandoned("db1-", later - timedelta(days=1)) == ()
+    archive.write_manifest(a_manifest(file=left))
+    assert archive.abandoned("db1-", later) == (begun,)
+    archive.discard(begun)
+    assert archive.abandoned("db", later) == (other,)
