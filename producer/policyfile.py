@@ -147,7 +147,7 @@ def read_policies(path: Path) -> tuple[BackupPolicy, ...]:
     policies = tuple(_with_places(each, number, path, node) for number, each in enumerate(read))
     twice = [number for number, each in enumerate(policies) if each.name in {p.name for p in policies[:number]}]
     wrong: list[_Wrong] = [(("policies", number, "name"), "another policy has it") for number in twice]
-    wrong += [finding for number, each in enumerate(policies) for finding in _not_of_archives(number, each)]
+    wrong += [finding for number, each in enumerate(policies) for finding in _wrong_targets(number, each)]
     if wrong:
         raise all_wrong(path, node, wrong)
     return policies
@@ -164,14 +164,20 @@ def _with_places(policy: BackupPolicy, number: int, path: Path, node: Node | Non
     return replace(policy, targets=targets)
 
 
-def _not_of_archives(number: int, policy: BackupPolicy) -> list[_Wrong]:
-    """What a policy asks for that its archives could not do, and nobody would notice."""
+def _wrong_targets(number: int, policy: BackupPolicy) -> list[_Wrong]:
+    """What a policy asks for that would be left undone, and nobody would notice."""
+    places = [each.place for each in policy.targets]
+    twice: list[_Wrong] = [
+        (("policies", number, "targets", index), f"{place} is a target of this policy already")
+        for index, place in enumerate(places)
+        if place in places[:index]
+    ]
     if not any(each.archive for each in policy.targets):
-        return []
+        return twice
     why = "is for remotes only: give the archive a policy of its own, without it"
     has_hook = policy.hook.before or policy.hook.after
     wrong: list[_Wrong] = [(("policies", number, "hook"), f"a hook {why}")] if has_hook else []
-    return [*wrong, *([(("policies", number, "limits", "rate"), f"a rate {why}")] if policy.rate else [])]
+    return [*twice, *wrong, *([(("policies", number, "limits", "rate"), f"a rate {why}")] if policy.rate else [])]
 
 
 def read_all(paths: Iterable[Path]) -> tuple[BackupPolicy, ...]:

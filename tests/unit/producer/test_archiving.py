@@ -13,7 +13,7 @@ from common.domain.fleet import Pool, Room
 from common.domain.generation import Generation, stamp
 from common.domain.plan import Compression, Finding, Method, Overrides, Plan, Policy, Selection
 from producer.archiving import check_format, plan_export, plan_import, restore_requests
-from tests.builders import GIB, NOW, a_fleet, a_manifest, a_request, a_server, an_instance, an_order
+from tests.builders import GIB, NOW, VOLUME_DISK, a_fleet, a_manifest, a_request, a_server, an_instance, an_order
 
 ROOM = Room(place="pool default", free=10 * GIB)
 
@@ -186,3 +186,11 @@ def test_an_export_is_a_generation_if_a_run_has_made_it() -> None:
     generation, manifest = _kept("web1", project="shop")
     assert (generation.source, generation.instance, generation.target) == ("s1:shop/web1", "web1", "/shelf")
     assert (generation.at, generation.place) == (NOW, f"/shelf/{manifest.file}")
+
+
+def test_volumes_that_are_not_in_a_generation_are_warned_of() -> None:
+    """Of an export everybody knows that it is the instance alone."""
+    instance = an_instance("web1", devices={"data": VOLUME_DISK})
+    assert exported(instance).warnings == ()
+    (warning,) = exported(instance, policy=Policy(method=Method.ARCHIVE), backup=an_order()).warnings
+    assert "not backed up with it" in warning

@@ -54,6 +54,7 @@ def test_a_policy_says_what_when_whither_and_how_long(file: Path) -> None:
         pytest.param("daily: 7", "daily: -1", ":6:65: policies.0.targets.0.keep.daily", id="a negative number"),
         pytest.param("policies:", "policy:", "there is no such key", id="no policies"),
         pytest.param("{remote: s3}", "{remote: s3, archive: /srv}", ":7:9: policies.0.targets.1: a target", id="two"),
+        pytest.param("{remote: s3}", "{remote: s2}", ":7:9: policies.0.targets.1: s2 is a target of", id="the same"),
         pytest.param("{remote: s3}", "{archive: srv}", ":7:10: policies.0.targets.1.archive: 'srv' is no", id="cwd"),
         pytest.param("{remote: s3}", "{archive: 'ftp://h/x'}", "'ftp://h/x' is no archive", id="no archive"),
         pytest.param("{remote: s3}", "{archive: /srv, storage: slow}", "storage is no key of an archive", id="a pool"),
