@@ -3,7 +3,7 @@
 import os
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -15,7 +15,7 @@ import pytest
 from common.archive.directory import Directory
 from common.archive.stream import Incoming
 from common.domain.archive import generation_file, manifest_name
-from common.domain.errors import TransferFailed
+from common.domain.errors import ArchiveRefused, TransferFailed
 from common.domain.generation import BackupOrder
 from common.domain.job import Job, Kind
 from common.domain.plan import Compression, Method
@@ -23,6 +23,7 @@ from common.domain.retention import Retention
 from tests.builders import NOW, a_manifest, a_move, a_running_job, an_order
 from workers.steps.archiving import prune_archive, verify_export
 from workers.steps.context import Context
+from workers.steps.exporting import check_archive, is_exported
 
 DAY = timedelta(days=1)
 DATA = b"all of it"
@@ -210,3 +211,36 @@ def test_what_was_not_kept_as_it_was_sent_is_carried_again_and_never_counts(vaul
     vault.write(vault.file(0))
     assert verify_export(vault.context()).kind is Kind.COMPLETED
     assert names(vault) == {vault.file(0)}
+
+
+@pytest.fixture
+def fingerprint(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Of the certificate of the source."""
+    monkeypatch.setattr("workers.steps.exporting._fingerprint", lambda _: "f1")
+    return "f1"
+
+
+def test_what_another_job_of_the_run_has_finished_is_this_one_s_too(vault: Vault, fingerprint: str) -> None:
+    """Redis was lost with the job that made it; the run that is submitted again numbers its jobs in another way."""
+    vault.make(0, job="p1-7", fingerprint=fingerprint)
+    assert is_exported(vault.context())
+    assert check_archive(vault.context()).kind is Kind.COMPLETED
+
+
+@pytest.mark.parametrize("changes", [{"fingerprint": "f2"}, {"policy": ""}, {"at": NOW + DAY}, {"project": "shop"}])
+@pytest.mark.usefixtures("fingerprint")
+def test_what_another_server_or_run_has_there_is_left_alone(vault: Vault, changes: dict[str, Any]) -> None:
+    """Though it has the name: an archive may be shared by two who know nothing of each other."""
+    vault.make(0, **({"job": "p1-7", "fingerprint": "f1"} | changes))
+    with pytest.raises(ArchiveRefused, match="never overwritten"):
+        check_archive(vault.context())
+    assert names(vault) == both(vault.file(0))
+
+
+def test_what_a_lost_job_of_the_run_has_left_unfinished_is_in_nobody_s_way(vault: Vault) -> None:
+    """A file of an export is refused, for it may be anybody's; that of a generation is its run's by its name."""
+    vault.write(vault.file(0))
+    assert check_archive(vault.context()).facts["name_was_free"]
+    vault.job = a_running_job("check_archive", move=replace(vault.move(0), method=Method.EXPORT, backup=None))
+    with pytest.raises(ArchiveRefused):
+        check_archive(vault.context())
