@@ -45,6 +45,8 @@ class Bucket:
         self._bucket = bucket
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self.where = f"s3://{bucket}/{self._prefix}".rstrip("/")
+        #: By name and tag: a scheduler asks every few minutes, and each manifest is a request of its own.
+        self._known: dict[tuple[str, str], Manifest] = {}
 
     @cached_property
     def _s3(self) -> "S3Client":
@@ -65,8 +67,13 @@ class Bucket:
     def manifests(self, prefix: str = "") -> tuple[Manifest, ...]:
         """Every export whose file begins so."""
         with self._errors():
-            found = (self._read_manifest(name) for name in self._listed(prefix) if name.endswith(MANIFEST))
-            return tuple(each for each in found if each is not None)
+            tags = {name: each["ETag"] for name, each in self._listed(prefix).items() if name.endswith(MANIFEST)}
+            known = self._known
+            found = {(name, tag): known.get((name, tag)) or self._read_manifest(name) for name, tag in tags.items()}
+        read = {key: each for key, each in found.items() if each is not None}
+        # What is not listed any more is forgotten when all is listed.
+        self._known = read if not prefix else known | read
+        return tuple(read.values())
 
     def _listed(self, prefix: str = "") -> dict[str, "ObjectTypeDef"]:
         """The objects whose names begin so, by name."""

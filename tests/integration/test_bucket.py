@@ -4,12 +4,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest import mock
 
 import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
 from common.archive import bucket as module
+from common.archive import manifests
 from common.archive.bucket import Bucket
 from common.archive.stream import Incoming
 from common.domain.errors import ArchiveRefused, ArchiveUnreachable, TransferFailed
@@ -158,3 +160,19 @@ def test_what_was_abandoned_is_found_whether_it_was_whole_or_not(archive: Bucket
     assert archive.abandoned("db1-", later) == (begun,)
     archive.discard(begun)
     assert archive.abandoned("db", later) == (other,)
+
+
+def test_a_manifest_is_read_once_as_long_as_it_is_the_same(archive: Bucket, seen: Any) -> None:
+    """It is a request of its own, and an archive may have thousands; one that was changed is read again."""
+    first, second = a_manifest(file="a.tar"), a_manifest(file="b.tar")
+    archive.write_manifest(first)
+    assert archive.manifests() == (first,)
+    archive.write_manifest(second)
+    with mock.patch.object(archive, "_read_manifest", wraps=archive._read_manifest) as read:
+        assert archive.manifests() == archive.manifests() == (first, second)
+        assert [call.args for call in read.call_args_list] == [("b.json",)]
+        changed = replace(first, size=7)
+        seen.Object("night/ly/a.json").put(Body=manifests.written(changed))
+        assert archive.manifests("a") == (changed,)
+        seen.Object("night/ly/b.json").delete()
+        assert archive.manifests() == (changed,)
