@@ -96,12 +96,11 @@ def test_an_archive_that_cannot_be_used_is_told_with_its_line_before_anything_mo
 ) -> None:
     """A directory that is not there, and a bucket; the good target of the same policy is not begun either."""
     world.make(s1, Wish(name="web", is_started=False))
-    for wrong in (str(shelf / "none"), "/proc", "s3://nobodys/bucket"):
+    for command, wrong in (("check", str(shelf / "none")), ("run", "/proc"), ("run", "s3://nobodys/bucket")):
         file = a_policy_file(user.home, {"archive": str(shelf)}, {"archive": wrong})
-        for command in ("check", "run"):
-            told = " ".join(user.run("backup", command, str(file)).ended(INPUT).error.split())
-            assert f"{file}:" in told.replace(" ", "")
-            assert wrong.replace(" ", "") in told.replace(" ", "")
+        told = " ".join(user.run("backup", command, str(file)).ended(INPUT).error.split())
+        assert f"{file}:" in told.replace(" ", "")
+        assert wrong.replace(" ", "") in told.replace(" ", "")
     assert list(shelf.iterdir()) == list(bucket.objects.all()) == []
 
 
