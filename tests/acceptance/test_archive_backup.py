@@ -106,16 +106,23 @@ def test_an_archive_that_cannot_be_used_is_told_with_its_line_before_anything_mo
 
 @pytest.mark.exhaustive
 def test_workers_that_die_at_every_step_leave_a_whole_generation(s1: LabServer, killed: Killed, shelf: Path) -> None:
-    """Also in the middle of the stream; the older one goes after it, and no part of a file is left."""
+    """Also in the middle of the stream; the older one goes after it, and no part of a file is left.
+
+    What the archive does not keep as it was sent is carried once more.
+    """
     world.make(s1, Wish(name="web"))
     world.fill(s1, "web", 3)
     file = a_policy_file(killed.herder.home, {"archive": str(shelf)})
     killed.ends(killed.begins("backup", "run", str(file), "--at", NIGHTS[0], "--json"), DONE)
+    (earlier,) = manifests(shelf)
     blows = around(ARCHIVE)
     at = blows.index(("after", "stream_backup"))
     blows[at:at] = [("middle", "stream_backup", "3"), ("begun", "stream_backup", "2")]
     run = killed.begins("backup", "run", str(file), "--at", NIGHTS[1], "--json")
-    killed.strike(*blows)
+    killed.strike(*blows[: at + 3])
+    (sent,) = set(shelf.glob("*.tar")) - {shelf / earlier["file"]}
+    sent.write_bytes(sent.read_bytes()[::-1])
+    killed.strike(*blows[at + 3 :])
     killed.ends(run, DONE)
     (manifest,) = manifests(shelf)
     made = shelf / manifest["file"]
