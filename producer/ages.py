@@ -51,18 +51,16 @@ def selected(policy: BackupPolicy, now: datetime, remotes: Remotes, settings: Se
 def ages(policy: BackupPolicy, instances: Iterable[Instance], found: Sequence[Generation], now: datetime) -> list[Age]:
     """One for each instance and target, in their order. ``found`` are generations of any policy."""
     of_policy = [each for each in found if each.policy == policy.name]
-    return [
-        _age(policy, instance, target.remote, of_policy, now) for instance in instances for target in policy.targets
-    ]
+    return [_age(policy, instance, target.place, of_policy, now) for instance in instances for target in policy.targets]
 
 
-def _age(policy: BackupPolicy, instance: Instance, remote: str, found: Iterable[Generation], now: datetime) -> Age:
+def _age(policy: BackupPolicy, instance: Instance, target: str, found: Iterable[Generation], now: datetime) -> Age:
     source = origin(policy.select.source, instance.project, instance.name)
-    here = sorted((g for g in found if (g.remote, g.source) == (remote, source)), key=lambda g: g.at, reverse=True)
+    here = sorted((g for g in found if (g.target, g.source) == (target, source)), key=lambda g: g.at, reverse=True)
     return Age(
         policy=policy.name,
         source=source,
-        target=remote,
+        target=target,
         last_good=here[0].at if here else None,
         generation=here[0].name if here else "",
         age=now - (here[0].at if here else instance.created_at),
@@ -73,7 +71,7 @@ def _age(policy: BackupPolicy, instance: Instance, remote: str, found: Iterable[
 def of_policies(policies: Iterable[BackupPolicy], now: datetime, remotes: Remotes, settings: Settings) -> list[Age]:
     """The ages of all instances of these policies. Raises InputError and ServerUnreachable."""
     policies = tuple(policies)
-    found = generations([target.remote for each in policies for target in each.targets], remotes, settings)
+    found = generations([target.place for each in policies for target in each.targets], remotes, settings)
     return [age for each in policies for age in ages(each, selected(each, now, remotes, settings), found, now)]
 
 

@@ -29,7 +29,8 @@ def of_run(policy: str, plans: Sequence[Plan], jobs: Iterable[Job], told: Collec
     """
     for plan in plans:
         for refusal in plan.refusals:
-            subject = f"{origin(refusal.source, refusal.project, refusal.instance)} -> {plan.request.targets[0]}"
+            target = plan.request.archive or plan.request.targets[0]
+            subject = f"{origin(refusal.source, refusal.project, refusal.instance)} -> {target}"
             reasons = "; ".join(f"{finding.message} ({finding.hint})" for finding in refusal.findings)
             yield _failure(policy, subject, f"is not backed up: {reasons}")
     for job in jobs:

@@ -30,6 +30,7 @@ _MADE = {
     Method.VOLUME_MOVE: "it is past the commit point: {where} is the volume now; "
     "delete the retired one on {move.source}, and `herder volume move {where} {move.source}:` moves it back",
     Method.EXPORT: "the export is whole; to be rid of it, remove {move.file} and its manifest from {move.target}",
+    Method.ARCHIVE: "the backup is complete; to be rid of it, remove {move.file} and its manifest from {move.target}",
     Method.BACKUP: "the backup is complete; `lxc delete {move.target}:{move.generation}` removes it",
 }
 

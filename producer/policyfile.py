@@ -1,16 +1,19 @@
 """YAML -> backup policies (``docs/reference/policy-file.md``). Errors name file, line and column."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from yaml.nodes import Node
 
+from common.archive.place import address
 from common.domain.backup import BackupPolicy, BackupTarget, Schedule
-from common.domain.errors import PlanFileError
+from common.domain.errors import InputError, PlanFileError
 from common.domain.generation import Hook
-from common.domain.plan import Mode
+from common.domain.plan import Compression, Mode
 from common.domain.retention import Retention
 from producer import schedule
 from producer.yamlfile import (
@@ -22,11 +25,28 @@ from producer.yamlfile import (
     all_wrong,
     explain,
     load,
+    place_of,
 )
 
 #: It is a part of names of instances and snapshots.
 _Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,19}$")]
+#: A place in the file, and what is wrong there.
+_Wrong = tuple[tuple[str | int, ...], str]
 _Count = Annotated[int, Field(ge=0)]
+
+
+def _archive(value: object) -> object:
+    if not isinstance(value, str) or not value:
+        raise ValueError("write a directory, or s3://BUCKET/PREFIX")
+    if not value.startswith(("/", "~")) and "://" not in value:
+        raise ValueError(f"{value!r} is no path from the root, which all hosts with workers could see")
+    try:
+        return address(value)
+    except InputError as error:
+        raise ValueError(f"{error.message}: {error.hint}") from error
+
+
+_Archive = Annotated[str, BeforeValidator(_archive)]
 
 
 class _Schedule(Model):
@@ -65,10 +85,22 @@ class _Hook(Model):
 
 
 class _Target(Model):
-    remote: RemoteName
+    remote: RemoteName = ""
+    archive: _Archive = ""
     project: str = ""
     storage: str = ""
+    compression: Compression = Compression.NONE
     keep: _Keep = _Keep()
+
+    @model_validator(mode="after")
+    def _is_one_place(self) -> "_Target":
+        if bool(self.remote) == bool(self.archive):
+            raise ValueError("a target is either a remote or an archive")
+        of_the_other = ("project", "storage") if self.archive else ("compression",)
+        strange = [key for key in of_the_other if key in self.model_fields_set]
+        if strange:
+            raise ValueError(f"{strange[0]} is no key of {'an archive' if self.archive else 'a remote'}")
+        return self
 
 
 class _Policy(Model):
@@ -109,13 +141,43 @@ def read_policies(path: Path) -> tuple[BackupPolicy, ...]:
     """The policies of a file, in its order. Raises PlanFileError."""
     node, content = load(path)
     try:
-        policies = tuple(each.policy() for each in _PolicyFile.model_validate(content).policies)
+        read = tuple(each.policy() for each in _PolicyFile.model_validate(content).policies)
     except ValidationError as error:
         raise explain(path, node, error) from error
+    policies = tuple(_with_places(each, number, path, node) for number, each in enumerate(read))
     twice = [number for number, each in enumerate(policies) if each.name in {p.name for p in policies[:number]}]
-    if twice:
-        raise all_wrong(path, node, [(("policies", number, "name"), "another policy has it") for number in twice])
+    wrong: list[_Wrong] = [(("policies", number, "name"), "another policy has it") for number in twice]
+    wrong += [finding for number, each in enumerate(policies) for finding in _wrong_targets(number, each)]
+    if wrong:
+        raise all_wrong(path, node, wrong)
     return policies
+
+
+def _with_places(policy: BackupPolicy, number: int, path: Path, node: Node | None) -> BackupPolicy:
+    """The policy with the place of each target, which errors name that show only when it is used."""
+    keys = ("archive" if each.archive else "remote" for each in policy.targets)
+    places = [place_of(node, ("policies", number, "targets", index, key)) for index, key in enumerate(keys)]
+    targets = tuple(
+        replace(each, written=f"{path}:{line}:{column}")
+        for each, (line, column) in zip(policy.targets, places, strict=True)
+    )
+    return replace(policy, targets=targets)
+
+
+def _wrong_targets(number: int, policy: BackupPolicy) -> list[_Wrong]:
+    """What a policy asks for that would be left undone, and nobody would notice."""
+    places = [each.place for each in policy.targets]
+    twice: list[_Wrong] = [
+        (("policies", number, "targets", index), f"{place} is a target of this policy already")
+        for index, place in enumerate(places)
+        if place in places[:index]
+    ]
+    if not any(each.archive for each in policy.targets):
+        return twice
+    why = "is for remotes only: give the archive a policy of its own, without it"
+    has_hook = policy.hook.before or policy.hook.after
+    wrong: list[_Wrong] = [(("policies", number, "hook"), f"a hook {why}")] if has_hook else []
+    return [*twice, *wrong, *([(("policies", number, "limits", "rate"), f"a rate {why}")] if policy.rate else [])]
 
 
 def read_all(paths: Iterable[Path]) -> tuple[BackupPolicy, ...]:

@@ -139,7 +139,7 @@ def all_wrong(path: Path, root: Node | None, problems: Iterable[tuple[_Path, str
     """All that is wrong, one finding a line, each with its place."""
     lines = []
     for where, what in problems:
-        line, column = _place(root, where)
+        line, column = place_of(root, where)
         lines.append(f"{path}:{line}:{column}: {'.'.join(str(part) for part in where) or 'the file'}: {what}")
     return PlanFileError("\n".join(lines), hint="see docs/reference/plan-file.md and policy-file.md")
 
@@ -152,7 +152,7 @@ def _in_words(problem: Any) -> str:
     return str(problem["msg"]).removeprefix("Value error, ")
 
 
-def _place(node: Node | None, where: _Path) -> tuple[int, int]:
+def place_of(node: Node | None, where: _Path) -> tuple[int, int]:
     """Line and column, from 1, of the deepest node on the way; the key of a mapping rather than its value."""
     if node is None:
         return 1, 1

@@ -5,6 +5,7 @@ Credentials, region and endpoint are found where boto3 looks for them: environme
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from functools import cached_property
 from typing import IO, TYPE_CHECKING, Any, cast
 
@@ -22,11 +23,12 @@ from botocore.exceptions import (
 
 from common.archive import manifests
 from common.archive.stream import PIECE, Incoming
-from common.domain.archive import MANIFEST, Manifest, manifest_name
+from common.domain.archive import MANIFEST, Manifest, is_backup_file, manifest_name
 from common.domain.errors import ArchiveRefused, ArchiveUnreachable, HerderError
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
+    from types_boto3_s3.type_defs import ObjectTypeDef
 
 #: A part is held in memory; S3 takes no more than 10 000 of them.
 _PART = 16 * 1024 * 1024
@@ -43,6 +45,8 @@ class Bucket:
         self._bucket = bucket
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self.where = f"s3://{bucket}/{self._prefix}".rstrip("/")
+        #: By name and tag: a scheduler asks every few minutes, and each manifest is a request of its own.
+        self._known: dict[tuple[str, str], Manifest] = {}
 
     @cached_property
     def _s3(self) -> "S3Client":
@@ -60,24 +64,43 @@ class Bucket:
             begun = self._s3.create_multipart_upload(Bucket=self._bucket, Key=key)
             self._s3.abort_multipart_upload(Bucket=self._bucket, Key=key, UploadId=begun["UploadId"])
 
-    def manifests(self) -> tuple[Manifest, ...]:
-        """Every export."""
+    def manifests(self, prefix: str = "") -> tuple[Manifest, ...]:
+        """Every export whose file begins so."""
         with self._errors():
-            pages = self._s3.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket, Prefix=self._prefix, Delimiter="/"
-            )
-            keys = [each["Key"] for page in pages for each in page.get("Contents", ())]
-            return tuple(self._read_manifest(key) for key in keys if key.endswith(MANIFEST))
+            tags = {name: each["ETag"] for name, each in self._listed(prefix).items() if name.endswith(MANIFEST)}
+            known = self._known
+            found = {(name, tag): known.get((name, tag)) or self._read_manifest(name) for name, tag in tags.items()}
+        read = {key: each for key, each in found.items() if each is not None}
+        # What is not listed any more is forgotten when all is listed.
+        self._known = read if not prefix else known | read
+        return tuple(read.values())
 
-    def _read_manifest(self, key: str) -> Manifest:
-        text = self._s3.get_object(Bucket=self._bucket, Key=key)["Body"].read()
+    def _listed(self, prefix: str = "") -> dict[str, "ObjectTypeDef"]:
+        """The objects whose names begin so, by name."""
+        pages = self._s3.get_paginator("list_objects_v2").paginate(
+            Bucket=self._bucket, Prefix=self._key(prefix), Delimiter="/"
+        )
+        objects = (each for page in pages for each in page.get("Contents", ()))
+        return {each["Key"].removeprefix(self._prefix): each for each in objects}
+
+    def _read_manifest(self, name: str) -> Manifest | None:
+        """None if it is not there, or was removed meanwhile."""
+        key = self._key(name)
+        try:
+            text = self._s3.get_object(Bucket=self._bucket, Key=key)["Body"].read()
+        except self._s3.exceptions.NoSuchKey:
+            return None
         return manifests.read(text, f"s3://{self._bucket}/{key}")
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of every backup file."""
+        with self._errors():
+            return {name: each["Size"] for name, each in self._listed().items() if is_backup_file(name)}
 
     def manifest(self, file: str) -> Manifest | None:
         """The manifest of this backup file, or None."""
-        key = self._key(manifest_name(file))
         with self._errors():
-            return self._read_manifest(key) if self._size_of(key) is not None else None
+            return self._read_manifest(manifest_name(file))
 
     def size(self, file: str) -> int | None:
         """Bytes of this backup file, None if there is none."""
@@ -121,11 +144,32 @@ class Bucket:
         with self._errors():
             yield from self._s3.get_object(Bucket=self._bucket, Key=self._key(file))["Body"].iter_chunks(PIECE)
 
+    def withdraw(self, file: str) -> None:
+        """Remove the manifest of a backup file, which is no export from then on."""
+        with self._errors():
+            self._s3.delete_object(Bucket=self._bucket, Key=self._key(manifest_name(file)))
+
     def discard(self, file: str) -> None:
         """Remove a backup file, whole or not."""
         self._clear(file)
         with self._errors():
             self._s3.delete_object(Bucket=self._bucket, Key=self._key(file))
+
+    def abandoned(self, prefix: str, before: datetime) -> tuple[str, ...]:
+        """Backup files that begin so and have no manifest, whole or not, that were begun or written before then."""
+        with self._errors():
+            there = self._listed(prefix)
+            written = {name: each["LastModified"] for name, each in there.items()}
+            uploads = self._s3.get_paginator("list_multipart_uploads").paginate(
+                Bucket=self._bucket, Prefix=self._key(prefix)
+            )
+            begun = (each for page in uploads for each in page.get("Uploads", ()))
+            written |= {each["Key"].removeprefix(self._prefix): each["Initiated"] for each in begun}
+        return tuple(
+            name
+            for name, at in sorted(written.items())
+            if is_backup_file(name) and at < before and manifest_name(name) not in there
+        )
 
     def _clear(self, file: str) -> None:
         """Give up what a worker that died had uploaded: it would take room for ever, and nobody sees it."""

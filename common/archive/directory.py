@@ -2,20 +2,23 @@
 
 import errno
 import os
+import re
 import secrets
 import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 
 from common.archive import manifests
 from common.archive.stream import PIECE, Incoming
-from common.domain.archive import MANIFEST, Manifest, manifest_name
+from common.domain.archive import MANIFEST, Manifest, is_backup_file, manifest_name
 from common.domain.errors import ArchiveRefused, ArchiveUnreachable, HerderError, OutOfSpace
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+_UNFINISHED = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.part")
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
@@ -32,25 +35,36 @@ class Directory:
         with self._errors():
             if not self._path.is_dir():
                 raise ArchiveRefused(
-                    f"{self.where} is not a directory on {socket.gethostname()}, where a worker runs",
+                    f"{self.where} is not a directory on {socket.gethostname()}",
                     hint="make it, or mount it, on every host with workers; an archive in S3 needs no mount",
                 )
             with probe.open("xb"):
                 probe.unlink()
 
-    def manifests(self) -> tuple[Manifest, ...]:
-        """Every export."""
+    def manifests(self, prefix: str = "") -> tuple[Manifest, ...]:
+        """Every export whose file begins so."""
         with self._errors():
-            found = sorted(each for each in self._path.iterdir() if each.name.endswith(MANIFEST))
-            return tuple(
-                manifests.read(each.read_bytes(), str(each)) for each in found if not each.name.startswith(".")
-            )
+            names = sorted(each.name for each in self._path.iterdir() if each.name.endswith(MANIFEST))
+            found = (self._read_manifest(n) for n in names if n.startswith(prefix) and not n.startswith("."))
+            return tuple(each for each in found if each is not None)
+
+    def _read_manifest(self, name: str) -> Manifest | None:
+        """None if it is not there, or was removed meanwhile."""
+        path = self._path / name
+        try:
+            return manifests.read(path.read_bytes(), str(path))
+        except FileNotFoundError:
+            return None
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of every backup file that is whole."""
+        with self._errors(), os.scandir(self._path) as entries:
+            return {e.name: e.stat().st_size for e in entries if is_backup_file(e.name) and not e.name.startswith(".")}
 
     def manifest(self, file: str) -> Manifest | None:
         """The manifest of this backup file, or None."""
-        path = self._path / manifest_name(file)
         with self._errors():
-            return manifests.read(path.read_bytes(), str(path)) if path.exists() else None
+            return self._read_manifest(manifest_name(file))
 
     def size(self, file: str) -> int | None:
         """Bytes of this backup file, None if there is none."""
@@ -69,6 +83,7 @@ class Directory:
 
     def write_manifest(self, manifest: Manifest) -> None:
         """The same for a manifest."""
+        self._clear(manifest_name(manifest.file))
         with self._new(manifest_name(manifest.file)) as unfinished, unfinished.open("xb") as output:
             os.fchmod(output.fileno(), 0o600)
             output.write(manifests.written(manifest))
@@ -81,11 +96,33 @@ class Directory:
             while piece := opened.read(PIECE):
                 yield piece
 
+    def withdraw(self, file: str) -> None:
+        """Remove the manifest of a backup file, which is no export from then on."""
+        self._clear(manifest_name(file))
+        with self._errors():
+            (self._path / manifest_name(file)).unlink(missing_ok=True)
+
     def discard(self, file: str) -> None:
         """Remove a backup file, whole or not."""
         self._clear(file)
         with self._errors():
             (self._path / file).unlink(missing_ok=True)
+
+    def abandoned(self, prefix: str, before: datetime) -> tuple[str, ...]:
+        """Backup files that begin so and have no manifest, whole or not, that nobody has written to since."""
+        found: dict[str, float] = {}
+        with self._errors():
+            for each in self._path.iterdir():
+                hidden = _UNFINISHED.fullmatch(each.name)
+                name = hidden["name"] if hidden else each.name
+                if name.startswith(prefix) and is_backup_file(name):
+                    with suppress(FileNotFoundError):
+                        found[name] = max(found.get(name, 0.0), each.stat().st_mtime)
+            return tuple(
+                name
+                for name, written in sorted(found.items())
+                if written < before.timestamp() and not (self._path / manifest_name(name)).exists()
+            )
 
     def _clear(self, file: str) -> None:
         with self._errors():

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from common.domain.errors import InputError
+from common.domain.generation import BackupOrder, Generation, origin, stamp
 from common.domain.instance import Config, Devices, Instance
 from common.domain.plan import Compression
 
@@ -41,6 +42,7 @@ class Manifest:
     """One export. ``size`` in bytes; ``fingerprint`` is that of the certificate of the server that it came from.
 
     ``config`` is the instance's own without what describes its last run, but with what makes it the machine that it is.
+    Of a generation ``policy`` and ``at`` name the run that has made it.
     """
 
     file: str
@@ -62,6 +64,13 @@ class Manifest:
     devices: Devices = field(default_factory=dict)
     pool: str = ""
     snapshots: tuple[str, ...] = ()
+    policy: str = ""
+    at: datetime | None = None
+
+    @property
+    def origin(self) -> str:
+        """Where it comes from: ``REMOTE:PROJECT/INSTANCE``."""
+        return origin(self.source, self.project, self.instance)
 
     def as_instance(self) -> Instance:
         """The instance as far as it is known from here, stopped."""
@@ -84,6 +93,35 @@ def file_name(instance: Instance, moment: datetime, compression: Compression) ->
     """``INSTANCE-TIME.tar``, in another project than the default one ``PROJECT-INSTANCE-TIME.tar``; the time in UTC."""
     project = "" if instance.project == "default" else f"{instance.project}-"
     return f"{project}{instance.name}-{moment:%Y%m%dT%H%M%SZ}{_ENDINGS[compression]}"
+
+
+def generation_file(order: BackupOrder, source: str, compression: Compression) -> str:
+    """The file of the generation that a run makes of ``REMOTE:PROJECT/INSTANCE``: ``POLICY-INSTANCE-XXXX-TIME.tar``."""
+    return f"{generations_prefix(order, source)}{stamp(order.at)}{_ENDINGS[compression]}"
+
+
+def generations_prefix(order: BackupOrder, source: str) -> str:
+    """How the files of all generations that a policy makes of ``REMOTE:PROJECT/INSTANCE`` begin."""
+    return f"{order.policy}-{order.generation_of(source).removesuffix(stamp(order.at))}"
+
+
+def generation_in(archive: str, manifest: Manifest) -> Generation | None:
+    """The generation that this export is, if a run has made it."""
+    if not manifest.policy or manifest.at is None:
+        return None
+    return Generation(
+        policy=manifest.policy,
+        source=manifest.origin,
+        at=manifest.at,
+        archive=archive,
+        project=manifest.project,
+        name=manifest.file,
+    )
+
+
+def is_backup_file(name: str) -> bool:
+    """Whether a name in an archive is that of a backup file."""
+    return _ENDING.search(name) is not None
 
 
 def manifest_name(file: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from common.domain.generation import Hook
-from common.domain.plan import Limits, Mode, Selection
+from common.domain.plan import Compression, Limits, Mode, Selection
 from common.domain.retention import Retention
 
 
@@ -27,12 +27,23 @@ class Schedule:
 
 @dataclass(frozen=True, kw_only=True)
 class BackupTarget:
-    """Where generations go, and how long they stay."""
+    """Where generations go, and how long they stay: to ``remote``, or as compressed files into ``archive``.
 
-    remote: str
+    ``written`` is ``FILE:LINE:COLUMN``, where it is asked for.
+    """
+
+    remote: str = ""
+    archive: str = ""
+    compression: Compression = Compression.NONE
     project: str = ""  # on the target; "": as on the source
     storage: str = ""  # the target's pool; "": that of the same name
     keep: Retention = field(default_factory=Retention)
+    written: str = field(default="", compare=False)
+
+    @property
+    def place(self) -> str:
+        """The remote, or the address of the archive."""
+        return self.archive or self.remote
 
 
 @dataclass(frozen=True, kw_only=True)

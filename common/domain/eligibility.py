@@ -70,6 +70,11 @@ def _about_backing_up(
                 f"`lxc network create {target.remote}:{network} ipv4.address=none ipv6.address=none`: it need not lead "
                 "anywhere",
             )
+    yield from _about_left_volumes(instance)
+
+
+def _about_left_volumes(instance: Instance) -> Iterator[Finding]:
+    """Nobody should find that out when they need them."""
     attached = [d for d in instance.own_devices.values() if d.get("pool") and not is_root_disk(d)]
     if attached:
         volumes = ", ".join(sorted(f"{d['pool']}/{d.get('source', '')}" for d in attached))
@@ -130,6 +135,8 @@ def _about_exporting(instance: Instance, move: Move, room: Room | None, needed: 
     if instance.is_guarded:
         holder = instance.marks.get("job", "")
         yield _refuse("claimed", f"it is held by job {holder} and no instance of its own", "export the other one")
+    if move.backup:
+        yield from _about_left_volumes(instance)
     if room is None:
         yield Finding(
             code="space",

@@ -76,14 +76,23 @@ class BackupOrder:
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
-    """One complete backup of one instance, as its target tells of it. ``source`` is ``REMOTE:PROJECT/INSTANCE``."""
+    """One complete backup of one instance, as its target tells of it. ``source`` is ``REMOTE:PROJECT/INSTANCE``.
+
+    It is an instance of ``remote``, or a file in ``archive``; ``name`` is that of either.
+    """
 
     policy: str
     source: str
     at: datetime
-    remote: str
     project: str
     name: str
+    remote: str = ""
+    archive: str = ""
+
+    @property
+    def target(self) -> str:
+        """The target that has it: a remote, or the address of an archive."""
+        return self.archive or self.remote
 
     @property
     def instance(self) -> str:
@@ -92,8 +101,8 @@ class Generation:
 
     @property
     def place(self) -> str:
-        """``REMOTE:NAME`` as commands take it."""
-        return f"{self.remote}:{self.name}"
+        """``REMOTE:NAME`` or ``ARCHIVE/NAME``, as commands take it."""
+        return f"{self.archive}/{self.name}" if self.archive else f"{self.remote}:{self.name}"
 
     @classmethod
     def of(cls, instance: Instance, remote: str) -> "Generation | None":

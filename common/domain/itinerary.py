@@ -214,6 +214,21 @@ IMPORT = Itinerary(
     ),
 )
 
+#: A generation in an archive is an export of which every byte was read again before it counts.
+ARCHIVE = Itinerary(
+    name="archive",
+    steps=(
+        _step("check_source", Phase.PREFLIGHT),
+        _step("check_archive", Phase.PREFLIGHT),
+        _step("make_backup", Phase.TRANSFER, Slot.TRANSFER),
+        _step("stream_backup", Phase.TRANSFER, Slot.TRANSFER),
+        _step("verify_export", Phase.TRANSFER, Slot.TRANSFER),
+        _step("write_manifest", Phase.CLEANUP, commit=True),
+        _step("drop_backup", Phase.CLEANUP),
+        _step("prune_archive", Phase.CLEANUP),
+    ),
+)
+
 #: An export that a person must look at leaves the server its room.
 GIVE_BACK_EXPORT = Itinerary(name="give_back_export", steps=(_step("drop_backup", Phase.UNDO),))
 UNDO_EXPORT = Itinerary(
@@ -287,7 +302,7 @@ BACKUP = Itinerary(
 UNDO_BACKUP = Itinerary(name="undo_backup", steps=(*GIVE_BACK.steps, _step("discard_generation", Phase.UNDO)))
 
 #: The ways on which one side is an archive.
-WITH_ARCHIVE = (EXPORT, IMPORT, GIVE_BACK_EXPORT, UNDO_EXPORT, GIVE_BACK_IMPORT, UNDO_IMPORT)
+WITH_ARCHIVE = (EXPORT, ARCHIVE, IMPORT, GIVE_BACK_EXPORT, UNDO_EXPORT, GIVE_BACK_IMPORT, UNDO_IMPORT)
 ITINERARIES = {
     itinerary.name: itinerary
     for itinerary in (
@@ -306,14 +321,17 @@ FORWARD = {
     Method.IMPORT: IMPORT,
     **VOLUME_WAYS,
     Method.BACKUP: BACKUP,
+    Method.ARCHIVE: ARCHIVE,
 }
 GIVE_BACKS = dict.fromkeys(Method, GIVE_BACK) | {
     Method.EXPORT: GIVE_BACK_EXPORT,
+    Method.ARCHIVE: GIVE_BACK_EXPORT,
     Method.IMPORT: GIVE_BACK_IMPORT,
     **dict.fromkeys(VOLUME_WAYS, GIVE_BACK_VOLUME),
 }
 UNDOS = dict.fromkeys(Method, UNDO) | {
     Method.EXPORT: UNDO_EXPORT,
+    Method.ARCHIVE: UNDO_EXPORT,
     Method.IMPORT: UNDO_IMPORT,
     Method.BACKUP: UNDO_BACKUP,
     **dict.fromkeys(VOLUME_WAYS, UNDO_VOLUME),
@@ -338,6 +356,7 @@ RESUME_AT = {
     Method.IMPORT: "send_backup",
     **dict.fromkeys(VOLUME_WAYS, "send_volume"),
     Method.BACKUP: "refresh_staging",
+    Method.ARCHIVE: "make_backup",
 }
 #: The same with volumes: the passes of an instance need them all.
 RESUME_AT_WITH_VOLUMES = {

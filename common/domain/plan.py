@@ -27,6 +27,7 @@ class Method(StrEnum):
     VOLUME_COPY = "volume-copy"
     VOLUME_REFRESH = "volume-refresh"  # a volume that is there is replaced by a copy of its source
     BACKUP = "backup"  # a generation on the target, made of a staging copy that every run refreshes; the source goes on
+    ARCHIVE = "archive"  # a generation in an archive: a verified export; the source goes on
 
     @property
     def is_copy(self) -> bool:
@@ -46,10 +47,13 @@ class Method(StrEnum):
 
 _COPIES = frozenset(
     {
-        *(Method.COPY, Method.REFRESH, Method.EXPORT, Method.IMPORT, Method.BACKUP),
+        *(Method.COPY, Method.REFRESH, Method.EXPORT, Method.IMPORT, Method.BACKUP, Method.ARCHIVE),
         *(Method.VOLUME_COPY, Method.VOLUME_REFRESH),
     }
 )
+
+
+_EXPORTS = frozenset({Method.EXPORT, Method.ARCHIVE})
 
 
 class Compression(StrEnum):
@@ -252,7 +256,7 @@ class Move:
     ``POOL/NAME``, and it is the only one of ``volumes``.
     Of an export the target, and of an import the source, is no server but an archive; ``file`` is the backup in it, and
     the identity of an import is the checksum of that.
-    Of a backup ``name`` is that of the staging copy.
+    Of a backup ``name`` is that of the staging copy; of one that goes into an archive, that of the instance.
     """
 
     instance: str
@@ -303,7 +307,7 @@ class Move:
     @property
     def order(self) -> BackupOrder:
         """What a backup knows of its run."""
-        assert self.backup  # noqa: S101 - every move of Method.BACKUP has one
+        assert self.backup  # noqa: S101 - every move of Method.BACKUP and of Method.ARCHIVE has one
         return self.backup
 
     @property
@@ -314,7 +318,7 @@ class Move:
     @property
     def archive(self) -> str:
         """The archive that it exports to or imports from, ``""`` if both sides are servers."""
-        return {Method.EXPORT: self.target, Method.IMPORT: self.source}.get(self.method, "")
+        return self.source if self.method is Method.IMPORT else self.target if self.method in _EXPORTS else ""
 
     @property
     def servers(self) -> tuple[str, ...]:

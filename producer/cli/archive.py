@@ -115,11 +115,12 @@ def import_(
         overrides=Overrides(storage=storage),
     )
     wanted = chosen(manifests, names or (), project=project, all_projects=all_projects, archive=where)
-    plan = _planned_import(request, wanted, remotes)
+    plan = planned_import(request, wanted, remotes)
     flow.carry_out(plan, yes=yes, as_json=as_json, skip_refused=skip_refused)
 
 
-def _planned_import(request: Request, wanted: tuple[Manifest, ...], remotes: Remotes) -> Plan:
+def planned_import(request: Request, wanted: tuple[Manifest, ...], remotes: Remotes) -> Plan:
+    """The plan to make instances of these exports. Raises InputError, UnknownRemote and ServerUnreachable."""
     settings, (target,) = load_settings(), request.targets
     look = replace(request, select=Selection(source=target, all_projects=True), targets=())
     fleet = take_inventory(look, remotes, settings)

@@ -1,6 +1,7 @@
 """``herder backup``: runs of policies by hand, the generations that there are, and instances made of them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -10,15 +11,19 @@ import yaml
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from common.archive.place import address, is_archive
 from common.config import load_settings
+from common.domain.archive import manifest_name
 from common.domain.backup import BackupPolicy
 from common.domain.errors import HerderError, InputError
 from common.domain.generation import Generation
-from common.domain.plan import Limits, Mode, Plan, Request
+from common.domain.plan import Limits, Method, Mode, Plan, Policy, Request, Selection
 from common.lxd.remotes import Remotes, split_name
 from common.store.codec import to_plain
-from producer.backup import definition_of, generations, in_order, plans_for
+from producer.archiving import restore_requests
+from producer.backup import archived, definition_of, generations, in_order, manifest_of, plans_for
 from producer.cli import exits, flow, options, render
+from producer.cli.archive import planned_import
 from producer.cli.exits import EXIT_STATUS, reports_errors
 from producer.inventory import take_inventory
 from producer.planner import make_plan
@@ -91,7 +96,7 @@ def restore(
         list[str],
         typer.Argument(
             metavar="SELECTION...",
-            help="REMOTE:INSTANCE as it was backed up, REMOTE: for all of it, or REMOTE:GENERATION.",
+            help="REMOTE:INSTANCE as it was backed up, REMOTE: for all of it, or a generation, also ARCHIVE/FILE.",
             show_default=False,
         ),
     ],
@@ -102,7 +107,7 @@ def restore(
     name: Annotated[str, typer.Option("--as", metavar="NAME", help="A new name, of a single instance.")] = "",
     sources: Annotated[
         list[str] | None,
-        typer.Option("--from", metavar="REMOTE:", help="Which server's generations; all remotes' if left out."),
+        typer.Option("--from", metavar="REMOTE:|ARCHIVE", help="Whose generations; those of all remotes if left out."),
     ] = None,
     project: Annotated[str, typer.Option("--project", help="Project on the target; the same if left out.")] = "",
     storage: options.Storage = "",
@@ -128,13 +133,31 @@ def restore(
     remotes, settings = load_remotes(), load_settings()
     found = _found(sources or [], remotes)
     moment = _moment(at, "--at") if at else None
+    files = [_in_archive(selection) for selection in selections if is_archive(selection)]
     picked = [
         each
         for selection in selections
+        if not is_archive(selection)
         for source, instance in (split_name(selection, remotes.default),)
         for each in choose(found, source, instance, moment)
     ]
-    chosen = [Chosen(each, definition_of(each, remotes, settings)) for each in dict.fromkeys(picked)]
+    in_archives = [each for each in dict.fromkeys((*files, *picked)) if each.archive]
+    chosen = [
+        Chosen(each, definition_of(each, remotes, settings)) for each in dict.fromkeys(picked) if not each.archive
+    ]
+    if name and len(in_archives) + len(chosen) != 1:
+        raise InputError(f"--as needs exactly one instance; {len(in_archives) + len(chosen)} are selected")
+    if in_archives:
+        _refuse_for_archives(
+            {
+                "--device": device,
+                "--no-profiles": no_profiles,
+                "--map": name_map,
+                "--create": create,
+                "--mode": mode is not Mode.AUTO,
+                "--limit": limit,
+            }
+        )
     wanted = Wanted(
         to=options.remote_of(to, remotes) if to else "",
         name=name,
@@ -156,7 +179,24 @@ def restore(
         rate=options.rate(limit),
         limits=Limits(per_source=transfers, per_target=transfers),
     )
-    plans = [_planned(request, chosen, remotes) for request in requests(chosen, wanted)]
+    imports = Request(
+        name="restore",
+        select=Selection(source=""),
+        targets=(wanted.to,) if wanted.to else (),
+        rename=name,
+        target_project=project,
+        policy=Policy(method=Method.IMPORT),
+        limits=wanted.limits,
+        overrides=replace(wanted.overrides, devices={}),
+    )
+    exports = [(each, manifest_of(each)) for each in in_archives]
+    plans = [
+        *(_planned(request, chosen, remotes) for request in (requests(chosen, wanted) if chosen else ())),
+        *(
+            planned_import(request, manifests, remotes)
+            for request, manifests in restore_requests(exports, imports, keeps_addresses=keep_addresses)
+        ),
+    ]
     for plan in plans:
         flow.refuse_or_warn(plan, skip_refused=skip_refused, ask=not yes and not as_json)
         if not as_json:
@@ -166,6 +206,26 @@ def restore(
     _carry_out([plan for plan in plans if plan.moves], as_json=as_json)
 
 
+def _refuse_for_archives(given: Mapping[str, object]) -> None:
+    """Raises InputError for options that an import could not heed."""
+    strange = [option for option, value in given.items() if value]
+    if strange:
+        raise InputError(
+            f"{', '.join(strange)}: not for a generation in an archive, of which a server makes what it was",
+            hint="--storage, --project, --config and --as can differ; change the rest of it then, before it starts",
+        )
+
+
+def _in_archive(text: str) -> Generation:
+    """The generation that ``ARCHIVE/FILE`` means. Raises InputError."""
+    where, _, file = text.rpartition("/")
+    archive = address(where or "/")
+    found = next((each for each in archived(archive) if file in (each.name, manifest_name(each.name))), None)
+    if found is None:
+        raise InputError(f"{archive} has no generation {file}", hint=f"`herder backup list {archive}`")
+    return found
+
+
 def _planned(request: Request, chosen: list[Chosen], remotes: Remotes) -> Plan:
     fleet = with_definitions(take_inventory(request, remotes, load_settings()), request, chosen)
     return in_boot_order(make_plan(request, fleet, plan_id=flow.new_plan_id()), chosen)
@@ -173,7 +233,7 @@ def _planned(request: Request, chosen: list[Chosen], remotes: Remotes) -> Plan:
 
 Where = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[REMOTE:]...", help="All remotes if left out.", show_default=False),
+    typer.Argument(metavar="[REMOTE:|ARCHIVE]...", help="All remotes if left out, no archive.", show_default=False),
 ]
 
 
@@ -197,9 +257,10 @@ def list_(
 
 
 def _found(where: list[str], remotes: Remotes) -> tuple[Generation, ...]:
-    """On the remotes that are named; or on all, of which some may not answer."""
+    """Where they are named; or on all remotes, of which some may not answer."""
     if where:
-        return generations([options.remote_of(each, remotes) for each in where], remotes, load_settings())
+        places = [address(each) if is_archive(each) else options.remote_of(each, remotes) for each in where]
+        return generations(places, remotes, load_settings())
     found: list[Generation] = []
     for remote in remotes:
         try:
@@ -222,18 +283,24 @@ def _table(found: Iterable[Generation]) -> Table:
     return table
 
 
+def _on_remote(text: str, remotes: Remotes) -> Generation:
+    """The generation that ``REMOTE:GENERATION`` means. Raises InputError."""
+    remote, name = split_name(text, remotes.default)
+    found = next((each for each in generations([remote], remotes, load_settings()) if each.name == name), None)
+    if found is None:
+        raise InputError(f"{remote} has no generation {name}", hint=f"`herder backup list {remote}:`")
+    return found
+
+
 @app.command("show", epilog=EXIT_STATUS)
 @reports_errors
 def show(
-    generation: Annotated[str, typer.Argument(metavar="REMOTE:GENERATION")],
+    generation: Annotated[str, typer.Argument(metavar="REMOTE:GENERATION|ARCHIVE/FILE")],
     as_json: options.Json = False,
 ) -> None:
     """One generation, and what its instance was made of when it was backed up."""
     remotes, settings = load_remotes(), load_settings()
-    remote, name = split_name(generation, remotes.default)
-    found = next((each for each in generations([remote], remotes, settings) if each.name == name), None)
-    if found is None:
-        raise InputError(f"{remote} has no generation {name}", hint=f"`herder backup list {remote}:`")
+    found = _in_archive(generation) if is_archive(generation) else _on_remote(generation, remotes)
     told = {**to_plain(found), "definition": definition_of(found, remotes, settings)}
     if as_json:
         exits.print_json(told)

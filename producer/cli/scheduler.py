@@ -26,7 +26,7 @@ from common.store.connect import connect
 from common.store.keys import Keys
 from common.store.runs import RunStore
 from producer import ages
-from producer.backup import plans_for
+from producer.backup import check_archives, plans_for
 from producer.cli import exits, options, render
 from producer.cli.backup import app as backup
 from producer.cli.exits import EXIT_STATUS, reports_errors
@@ -129,12 +129,13 @@ def check(files: Files, as_json: options.Json = False) -> None:
     remotes, settings, now = load_remotes(), load_settings(), datetime.now(UTC)
     told: list[dict[str, Any]] = []
     for policy in read_all(files):
+        check_archives(policy)
         due = list(itertools.islice(all_due_after(policy.schedule, now), _NEXT_RUNS))
         told.append(
             {
                 "policy": policy.name,
                 "instances": len(ages.selected(policy, now, remotes, settings)),
-                "targets": [target.remote for target in policy.targets],
+                "targets": [target.place for target in policy.targets],
                 "next": [(each + jitter_of(policy, each)).isoformat(timespec="seconds") for each in due],
             }
         )

@@ -8,10 +8,14 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import boto3
 import pytest
+from moto.server import ThreadedMotoServer
 
 from tests.acceptance import world
+from tests.acceptance.killed import Killed
 from tests.acceptance.story import Herder
 from tests.lab import Lab, LabServer, host
 from tests.lab.lab import default_root
@@ -89,3 +93,37 @@ def _at_work_in(folder: Path) -> list[host.Process]:
 def herder(lab: Lab, home: Path) -> Herder:
     """A user of the lab's servers with an embedded Redis."""
     return Herder.of(lab, home)
+
+
+@pytest.fixture
+def shelf(home: Path) -> Path:
+    """An empty directory for exports."""
+    folder = home / "shelf"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """The address of a server that speaks S3."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    address, port = server.get_host_and_port()
+    yield f"http://{address}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3: str) -> Any:
+    """An empty bucket, as its owner sees it."""
+    session = boto3.session.Session("lab", "lab", region_name="us-east-1")
+    made = session.resource("s3", endpoint_url=s3).create_bucket(Bucket="shelf")
+    made.objects.all().delete()
+    return made
+
+
+@pytest.fixture
+def killed(herder: Herder, redis_url: str) -> Killed:
+    """A user whose workers are killed one after the other."""
+    namespace = f"export-{herder.home.name}"
+    return Killed(herder.having(HERDER_REDIS_URL=redis_url, HERDER_NAMESPACE=namespace), namespace)

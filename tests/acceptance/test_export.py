@@ -1,52 +1,21 @@
 """An owner keeps instances as files, in a directory or a bucket, and makes instances of them again."""
 
-import json
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
-from redis import Redis
 
-from common.domain.itinerary import EXPORT, IMPORT, UNDO_EXPORT, UNDO_IMPORT, Itinerary
+from common.domain.itinerary import EXPORT, IMPORT, UNDO_EXPORT, UNDO_IMPORT
 from common.domain.job import State
-from common.store.keys import Keys
 from tests.acceptance import world
-from tests.acceptance.story import DONE, INPUT, NOT_ALL, PATIENCE_SECONDS, Herder, Running, worker
+from tests.acceptance.killed import Killed, around
+from tests.acceptance.shelf import backups, manifests
+from tests.acceptance.story import DONE, INPUT, NOT_ALL, Herder
 from tests.acceptance.world import Wish
-from tests.lab import Lab, LabServer, host
+from tests.lab import Lab, LabServer
 
 pytestmark = pytest.mark.lab
-
-
-@pytest.fixture
-def shelf(home: Path) -> Path:
-    """An empty directory for exports."""
-    folder = home / "shelf"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    """The address of a server that speaks S3."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-def manifests(shelf: Path) -> list[world.Record]:
-    return [json.loads(each.read_text()) for each in sorted(shelf.glob("*.json"))]
-
-
-def backups(server: LabServer, name: str) -> list[str]:
-    """The backups that the server keeps of an instance."""
-    return list(server.query("GET", f"/1.0/instances/{name}/backups"))
 
 
 def as_its_owner_left_it(record: world.Record) -> world.Record:
@@ -90,15 +59,6 @@ def test_an_export_of_a_running_instance_is_the_same_instance_elsewhere(
     world.restart_daemon(s2)
     assert world.status(s2, "web") == "Stopped"
     world.start(s2, "web")
-
-
-@pytest.fixture
-def bucket(s3: str) -> Any:
-    """An empty bucket, as its owner sees it."""
-    session = boto3.session.Session("lab", "lab", region_name="us-east-1")
-    made = session.resource("s3", endpoint_url=s3).create_bucket(Bucket="shelf")
-    made.objects.all().delete()
-    return made
 
 
 def test_a_bucket_is_as_good_as_a_directory(s1: LabServer, s2: LabServer, herder: Herder, bucket: Any, s3: str) -> None:
@@ -263,56 +223,6 @@ def test_a_server_without_room_for_the_backup_is_left_alone(s1: LabServer, herde
     finally:
         s1.query("PATCH", "/1.0", {"config": {"storage.backups_volume": ""}})
         s1.query("DELETE", "/1.0/storage-pools/tiny/volumes/custom/backups")
-
-
-@pytest.fixture
-def killed(herder: Herder, redis_url: str) -> "Killed":
-    """A user whose workers are killed one after the other."""
-    namespace = f"export-{herder.home.name}"
-    return Killed(herder.having(HERDER_REDIS_URL=redis_url, HERDER_NAMESPACE=namespace), namespace)
-
-
-class Killed:
-    """Workers that come one after the other, each to die; what they held is free at once, as if time had passed."""
-
-    def __init__(self, herder: Herder, namespace: str) -> None:
-        self.herder, self._namespace, self._number = herder, namespace, 0
-
-    def strike(self, *blows: tuple[str, ...]) -> None:
-        """Each is a moment, a step and how many looks or pieces later."""
-        for moment, step, *look in blows:
-            self._number += 1
-            flag, log = self.herder.home / f"flag{self._number}", self.herder.home / "killed.log"
-            options = ["--at", moment, step, "--look", *(look or ["1"]), "--flag", str(flag)]
-            hit = worker(self.herder, *options, log=log)
-            assert hit.wait(PATIENCE_SECONDS) == -signal.SIGKILL, f"{moment} {step}: {log.read_text()}"
-            self._end_leases()
-
-    def _end_leases(self) -> None:
-        redis, keys, (job,) = Redis.from_url(self.herder.redis_url), Keys(self._namespace), self.herder.jobs()
-        redis.hset(keys.job(job.id), "lease", 0)
-        redis.zadd(keys.due, {job.id: 0})
-        redis.delete(keys.listener("s1"), keys.listener("s2"))
-
-    def ends(self, command: Running, code: int) -> Any:
-        """An ordinary worker brings it to this end."""
-        successor = worker(self.herder, log=self.herder.home / "successor.log")
-        try:
-            return command.wait().ended(code).json
-        finally:
-            successor.terminate()
-            successor.wait(PATIENCE_SECONDS)
-
-    def begins(self, *arguments: str) -> Running:
-        """A command of which the job is there."""
-        known = {job.id for job in self.herder.jobs()}
-        command = self.herder.start(*arguments)
-        host.wait_until("the new job", lambda: {job.id for job in self.herder.jobs()} != known)
-        return command
-
-
-def around(itinerary: Itinerary) -> list[tuple[str, ...]]:
-    return [(moment, step.name) for step in itinerary.steps for moment in ("before", "after")]
 
 
 @pytest.mark.exhaustive

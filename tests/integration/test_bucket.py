@@ -2,13 +2,16 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest import mock
 
 import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
 from common.archive import bucket as module
+from common.archive import manifests
 from common.archive.bucket import Bucket
 from common.archive.stream import Incoming
 from common.domain.errors import ArchiveRefused, ArchiveUnreachable, TransferFailed
@@ -130,3 +133,46 @@ def test_a_server_that_does_not_answer_is_asked_again_later(monkeypatch: pytest.
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(ArchiveUnreachable, match="s3://shelf"):
         Bucket("shelf", "").check_writable()
+
+
+def test_a_manifest_that_is_withdrawn_leaves_a_file_that_is_no_export(archive: Bucket) -> None:
+    """Sizes are those of backup files; a prefix tells which exports are meant."""
+    archive.write(FILE, incoming(b"abc"))
+    archive.write_manifest(a_manifest())
+    assert archive.manifests("web1-") == (a_manifest(),)
+    assert archive.manifests("web2-") == ()
+    archive.withdraw(FILE)
+    archive.withdraw(FILE)
+    assert (archive.manifests(), archive.sizes()) == ((), {FILE: 3})
+
+
+def test_what_was_abandoned_is_found_whether_it_was_whole_or_not(archive: Bucket, seen: Any) -> None:
+    """An upload that nobody has ended is seen by nobody else, and takes room for ever; what has a manifest is left."""
+    left, other, begun = "db1-1.tar", "db2-1.tar", "db1-2.tar"
+    for file in (left, other):
+        archive.write(file, incoming(b"abc"))
+    seen.Object(f"night/ly/{begun}").initiate_multipart_upload()
+    later = datetime.now(UTC) + timedelta(minutes=1)
+    assert archive.abandoned("db1-", later) == (left, begun)
+    # To moto every upload was begun in 2010.
+    assert left not in archive.abandoned("db1-", later - timedelta(days=1))
+    archive.write_manifest(a_manifest(file=left))
+    assert archive.abandoned("db1-", later) == (begun,)
+    archive.discard(begun)
+    assert archive.abandoned("db", later) == (other,)
+
+
+def test_a_manifest_is_read_once_as_long_as_it_is_the_same(archive: Bucket, seen: Any) -> None:
+    """It is a request of its own, and an archive may have thousands; one that was changed is read again."""
+    first, second = a_manifest(file="a.tar"), a_manifest(file="b.tar")
+    archive.write_manifest(first)
+    assert archive.manifests() == (first,)
+    archive.write_manifest(second)
+    with mock.patch.object(archive, "_read_manifest", wraps=archive._read_manifest) as read:
+        assert archive.manifests() == archive.manifests() == (first, second)
+        assert [call.args for call in read.call_args_list] == [("b.json",)]
+        changed = replace(first, size=7)
+        seen.Object("night/ly/a.json").put(Body=manifests.written(changed))
+        assert archive.manifests("a") == (changed,)
+        seen.Object("night/ly/b.json").delete()
+        assert archive.manifests() == (changed,)

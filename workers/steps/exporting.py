@@ -3,7 +3,7 @@
 The source goes on and is not touched. The backup on the server bears the job's name and expires by itself.
 """
 
-from datetime import timedelta
+from datetime import UTC, timedelta
 from typing import Any
 
 from common.archive.stream import Incoming
@@ -32,10 +32,12 @@ def backup_name(ctx: Context) -> str:
 def check_archive(ctx: Context) -> Outcome:
     """Workers can write to the archive, and it has no other export of this name."""
     archive = ctx.archive
-    if _is_done(ctx):
+    if is_exported(ctx):
         return Outcome.completed()
     archive.check_writable()
-    if not ctx.job.facts.get("name_was_free") and archive.size(ctx.move.file) is not None:
+    # The name of a generation belongs to its run: without a manifest it is what a job of that run has left.
+    is_free = ctx.job.facts.get("name_was_free") or ctx.move.backup or archive.size(ctx.move.file) is None
+    if not is_free:
         raise ArchiveRefused(
             f"{archive.where} has a file {ctx.move.file} already, and an export is never overwritten",
             hint="export once more, which gives the file a later time",
@@ -48,7 +50,7 @@ def make_backup(ctx: Context) -> Outcome:
 
     A backup that is there proves nothing, for a killed server leaves half of one: only the success of its operation.
     """
-    if _is_done(ctx) or _is_there(ctx):
+    if is_exported(ctx) or is_there(ctx):
         return Outcome.completed()
     if "backup" not in ctx.job.evidence:
         in_the_way = _clear_the_way(ctx) or _wait_for_room(ctx)
@@ -124,7 +126,7 @@ def _wait_for_room(ctx: Context) -> Outcome | None:
 
 def stream_backup(ctx: Context) -> Outcome:
     """The backup file is in the archive, whole; until then it has no name there."""
-    if _is_done(ctx) or _is_there(ctx):
+    if is_exported(ctx) or is_there(ctx):
         return _carried(ctx)
     if "backup" in ctx.job.evidence or not ctx.source.has_backup(
         ctx.move.instance, backup_name(ctx), project=ctx.move.project
@@ -156,7 +158,8 @@ def _carry(ctx: Context) -> None:
         ctx.archive.write(ctx.move.file, Incoming(pieces, size, on_piece=kept_alive(ctx), on_whole=on_whole))
 
 
-def _is_there(ctx: Context) -> bool:
+def is_there(ctx: Context) -> bool:
+    """Whether the backup file is in the archive as this job has written it."""
     whole = ctx.job.facts.get("whole")
     return whole is not None and ctx.archive.size(ctx.move.file) == whole["size"]
 
@@ -169,14 +172,14 @@ def _carried(ctx: Context) -> Outcome:
 
 def write_manifest(ctx: Context) -> Outcome:
     """The commit point: from here on it is an export."""
-    if _is_done(ctx):
+    if is_exported(ctx):
         return Outcome.completed()
-    if not _is_there(ctx):
+    if not is_there(ctx):
         raise VerificationFailed(
             f"{ctx.archive.where}: {ctx.move.file} is not there any more as it was written",
             hint="somebody has removed or changed it; `herder retry` exports it once more",
         )
-    manifest = _manifest(ctx)
+    manifest = manifest_of(ctx)
     ctx.confirm_fence()
     ctx.archive.write_manifest(manifest)
     return Outcome.completed()
@@ -208,15 +211,16 @@ def _unchanged(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
     return {**before, "config": config, "snapshots": snapshots}
 
 
-def _manifest(ctx: Context) -> Manifest:
+def manifest_of(ctx: Context) -> Manifest:
+    """What the manifest of this job's export says. It was carried already."""
     whole, described = ctx.job.facts["whole"], ctx.job.facts["described"]
-    certificate = ctx.source.info().certificate
+    order = ctx.move.backup
     return Manifest(
         file=ctx.move.file,
         instance=ctx.move.instance,
         project=ctx.move.project,
         source=ctx.move.source,
-        fingerprint=tls.fingerprint(certificate) if certificate else "",
+        fingerprint=_fingerprint(ctx),
         job=ctx.job.id,
         created_at=ctx.now(),
         size=whole["size"],
@@ -235,18 +239,33 @@ def _manifest(ctx: Context) -> Manifest:
         devices=described["devices"],
         pool=described["pool"],
         snapshots=tuple(described["snapshots"]),
+        policy=order.policy if order else "",
+        at=order.at.astimezone(UTC) if order else None,
     )
 
 
-def _is_done(ctx: Context) -> bool:
+def is_exported(ctx: Context) -> bool:
     """Whether the manifest is there, and ours. Raises ArchiveRefused if it is another one's."""
     manifest = ctx.archive.manifest(ctx.move.file)
-    if manifest is not None and manifest.job != ctx.job.id:
+    if manifest is not None and manifest.job != ctx.job.id and not _is_of_this_run(ctx, manifest):
         raise ArchiveRefused(
             f"{ctx.archive.where}: {ctx.move.file} is the export of job {manifest.job}, and never overwritten",
             hint="export once more, which gives the file a later time",
         )
     return manifest is not None
+
+
+def _is_of_this_run(ctx: Context, manifest: Manifest) -> bool:
+    """Whether it is the generation that this job makes: should Redis be lost, another job of the run has made it."""
+    if ctx.move.backup is None:
+        return False
+    its_run = (manifest.policy, manifest.origin, manifest.at, manifest.fingerprint)
+    return its_run == (ctx.move.order.policy, ctx.move.origin, ctx.move.order.at, _fingerprint(ctx))
+
+
+def _fingerprint(ctx: Context) -> str:
+    certificate = ctx.source.info().certificate
+    return tls.fingerprint(certificate) if certificate else ""
 
 
 def drop_backup(ctx: Context) -> Outcome:
@@ -283,7 +302,7 @@ def _delete(ctx: Context) -> Outcome | None:
 
 def discard_export(ctx: Context) -> Outcome:
     """Nothing of it stays in the archive; with its manifest there it is an export, and only goes forward."""
-    if _is_done(ctx):
+    if is_exported(ctx):
         return Outcome.goes_forward()
     if ctx.job.facts.get("name_was_free"):
         ctx.confirm_fence()

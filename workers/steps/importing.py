@@ -223,13 +223,17 @@ def name_import(ctx: Context) -> Outcome:
 
 
 def settle_import(ctx: Context) -> Outcome:
-    """What LXD notes at a rename goes: under its old name it is the machine that it was. Then it is its owner's."""
+    """What LXD notes at a rename goes: under its old name it is the machine that it was. Then it is its owner's.
+
+    What shall differ is changed in the same request, for its job is the only one that ever knows it.
+    """
     found = ctx.own_copy()
     if found is None:
         return Outcome.completed()
     was = _manifest(ctx).config.get(_INSTANCE_ID)
     same_machine = {_TEMPLATE: "", **({_INSTANCE_ID: was} if was else {})}
-    ctx.patch_target({**unmarked(found), **(same_machine if ctx.move.name == ctx.move.instance else {})}, seen=found)
+    kept = same_machine if ctx.move.name == ctx.move.instance else {}
+    ctx.patch_target({**unmarked(found), **kept, **ctx.move.overrides.config}, seen=found)
     return Outcome.completed()
 
 

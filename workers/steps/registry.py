@@ -5,6 +5,7 @@ from functools import wraps
 
 from common.domain.job import Outcome
 from workers.steps import (
+    archiving,
     backing_up,
     bring_back,
     cleanup,
@@ -87,6 +88,8 @@ STEPS: Mapping[str, StepFunction] = {
         exporting.write_manifest,
         exporting.drop_backup,
         exporting.discard_export,
+        archiving.verify_export,
+        archiving.prune_archive,
         importing.check_import,
         importing.send_backup,
         importing.verify_import,

@@ -9,6 +9,7 @@ import pytest
 
 from common.archive.directory import Directory
 from common.archive.stream import Incoming
+from common.domain.archive import manifest_name
 from common.domain.errors import ArchiveRefused, OutOfSpace, TransferFailed
 from tests.builders import a_manifest
 
@@ -132,3 +133,11 @@ def test_what_is_discarded_is_gone(archive: Directory, tmp_path: Path) -> None:
     archive.discard(FILE)
     archive.discard(FILE)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_dead_worker_has_left_of_a_manifest_goes_with_the_next_one(archive: Directory, tmp_path: Path) -> None:
+    """It is hidden, and nobody would ever look for it."""
+    manifest = manifest_name(FILE)
+    (tmp_path / f".{manifest}.0123abcd.part").write_bytes(b"{")
+    archive.write_manifest(a_manifest())
+    assert [each.name for each in tmp_path.iterdir()] == [manifest]

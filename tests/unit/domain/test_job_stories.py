@@ -200,6 +200,7 @@ def test_a_cancelled_job_that_finds_itself_handed_over_goes_forward(method: Meth
         Method.COPY: "drop_snapshots",
         Method.REFRESH: "drop_kept",
         Method.EXPORT: "drop_backup",
+        Method.ARCHIVE: "drop_backup",
         Method.IMPORT: "settle_import",
         Method.VOLUME_MOVE: "retire_volume",
         Method.VOLUME_COPY: "settle_volume",

@@ -1,5 +1,6 @@
 """How old the last good backup of each instance is, and who breaks its policy."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 from common.domain.backup import BackupPolicy, BackupTarget, Schedule
@@ -41,6 +42,15 @@ def test_the_newest_of_the_policy_on_each_target_counts() -> None:
     on_s2, on_s3 = ages(POLICY, [an_instance("web1")], found, NOW)
     assert (on_s2.generation, on_s2.age, on_s2.is_breached) == ("web1-2", 2 * HOUR, False)
     assert (on_s3.generation, on_s3.age, on_s3.is_breached) == ("web1-27", 27 * HOUR, True)
+
+
+def test_an_archive_is_a_target_as_a_remote_is() -> None:
+    """A generation counts where it is."""
+    policy = replace(POLICY, targets=(BackupTarget(remote="s2"), BackupTarget(archive="/srv/vault")))
+    in_archive = replace(generation(3), remote="", archive="/srv/vault")
+    on_s2, in_vault = ages(policy, [an_instance("web1")], [generation(30), in_archive], NOW)
+    assert (on_s2.age, on_s2.is_breached) == (30 * HOUR, True)
+    assert (in_vault.target, in_vault.age, in_vault.generation) == ("/srv/vault", 3 * HOUR, "web1-3")
 
 
 def test_the_newest_run_is_one_that_reached_every_target() -> None:

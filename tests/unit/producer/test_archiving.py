@@ -2,16 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from common.domain.archive import Format
+from common.domain.archive import Format, Manifest, generation_in, generations_prefix
 from common.domain.errors import InputError
 from common.domain.fleet import Pool, Room
-from common.domain.plan import Compression, Finding, Method, Overrides, Plan, Policy
-from producer.archiving import check_format, plan_export, plan_import
-from tests.builders import GIB, a_fleet, a_manifest, a_request, a_server, an_instance
+from common.domain.generation import Generation, stamp
+from common.domain.plan import Compression, Finding, Method, Overrides, Plan, Policy, Selection
+from producer.archiving import check_format, plan_export, plan_import, restore_requests
+from tests.builders import GIB, NOW, VOLUME_DISK, a_fleet, a_manifest, a_request, a_server, an_instance, an_order
 
 ROOM = Room(place="pool default", free=10 * GIB)
 
@@ -140,3 +142,55 @@ def test_what_no_server_takes_back_is_never_made() -> None:
     with pytest.raises(InputError, match="exclude each other"):
         check_format(Policy(optimized=True, compression=Compression.ZSTD))
     check_format(Policy(optimized=True, compression=Compression.GZIP))
+
+
+def test_a_run_makes_a_generation_whose_name_tells_policy_instance_and_moment() -> None:
+    """Of two instances of one name, in two projects, each has its own."""
+    policy = Policy(method=Method.ARCHIVE, compression=Compression.GZIP)
+    instances = [an_instance("web1"), an_instance("web1", project="shop")]
+    every = Selection(source="s1", all_projects=True)
+    moves = exported(*instances, policy=policy, backup=an_order(), select=every).moves
+    assert {move.method for move in moves} == {Method.ARCHIVE}
+    assert all(move.file.startswith("nightly-web1-") for move in moves)
+    assert all(move.file.endswith(f"-{stamp(NOW)}.tar.gz") for move in moves)
+    assert len({move.file for move in moves}) == 2
+    for move in moves:
+        assert move.file.startswith(generations_prefix(an_order(at=NOW - timedelta(days=9)), move.origin))
+
+
+def test_generations_are_restored_to_where_they_were_or_where_one_wants() -> None:
+    """With new addresses, as the original may be there still, unless they shall stay."""
+    addresses = {"volatile.eth0.hwaddr": "00:16:3e:00:00:01", "volatile.uuid": "u"}
+    there = [_kept("web1", config=addresses), _kept("web2"), _kept("db1", source="s3")]
+    wanted = a_request(targets=(), policy=Policy(method=Method.IMPORT), overrides=Overrides(config={"user.a": "b"}))
+    found = restore_requests(there, wanted, keeps_addresses=False)
+    assert [(r.targets, r.archive, [m.instance for m in group]) for r, group in found] == [
+        (("s1",), "/shelf", ["web1", "web2"]),
+        (("s3",), "/shelf", ["db1"]),
+    ]
+    assert found[0][0].overrides_of("web1").config == {"user.a": "b", "volatile.eth0.hwaddr": ""}
+    ((kept, _),) = restore_requests(there, replace(wanted, targets=("s2",)), keeps_addresses=True)
+    assert (kept.targets, kept.overrides_of("web1").config) == (("s2",), {"user.a": "b"})
+
+
+def _kept(instance: str, **changes: Any) -> tuple[Generation, Manifest]:
+    manifest = a_manifest(instance, policy="nightly", at=NOW, **changes)
+    generation = generation_in("/shelf", manifest)
+    assert generation
+    return generation, manifest
+
+
+def test_an_export_is_a_generation_if_a_run_has_made_it() -> None:
+    """By what its manifest says alone."""
+    assert generation_in("/shelf", a_manifest()) is None
+    generation, manifest = _kept("web1", project="shop")
+    assert (generation.source, generation.instance, generation.target) == ("s1:shop/web1", "web1", "/shelf")
+    assert (generation.at, generation.place) == (NOW, f"/shelf/{manifest.file}")
+
+
+def test_volumes_that_are_not_in_a_generation_are_warned_of() -> None:
+    """Of an export everybody knows that it is the instance alone."""
+    instance = an_instance("web1", devices={"data": VOLUME_DISK})
+    assert exported(instance).warnings == ()
+    (warning,) = exported(instance, policy=Policy(method=Method.ARCHIVE), backup=an_order()).warnings
+    assert "not backed up with it" in warning

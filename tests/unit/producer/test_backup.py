@@ -2,17 +2,32 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from common.archive.directory import Directory
 from common.domain.backup import BackupPolicy, BackupTarget, Schedule
+from common.domain.errors import InputError
 from common.domain.instance import Instance
 from common.domain.plan import Method, Plan, Policy, Selection
-from producer.backup import plan_id, request_for
+from producer.backup import archived, check_archives, plan_id, request_for
 from producer.debris import Kind, find_debris
 from producer.planner import make_plan, select
 from producer.submit import ID_ALPHABET
-from tests.builders import NIC, NOW, VOLUME_DISK, a_fleet, a_generation, a_request, a_server, an_instance, an_order
+from tests.builders import (
+    NIC,
+    NOW,
+    VOLUME_DISK,
+    a_fleet,
+    a_generation,
+    a_manifest,
+    a_request,
+    a_server,
+    an_instance,
+    an_order,
+)
 from tests.unit.producer.test_debris import a_scene
 
 TARGET = BackupTarget(remote="s2")
@@ -107,3 +122,30 @@ def test_a_generation_is_neither_moved_nor_copied_as_if_it_were_an_instance(meth
     plan = make_plan(request, a_fleet(a_server("s1", generation), a_server("s2")), plan_id="p1")
     (refusal,) = plan.refusals
     assert "herder backup restore" in refusal.findings[0].hint
+
+
+def test_of_an_archive_only_what_is_whole_is_a_generation(tmp_path: Path) -> None:
+    """Not an export, not a file without manifest, nor one that was cut."""
+    archive = Directory(tmp_path)
+    of_a_run: dict[str, Any] = {"policy": "nightly", "at": NOW, "size": 3}
+    kinds: dict[str, dict[str, Any]] = {
+        "good": of_a_run,
+        "cut": {**of_a_run, "size": 9},
+        "gone": of_a_run,
+        "export": {"size": 3},
+    }
+    for name, changes in kinds.items():
+        manifest = a_manifest(file=f"{name}.tar", **changes)
+        archive.write_manifest(manifest)
+        if name != "gone":
+            (tmp_path / manifest.file).write_bytes(b"abc")
+    (tmp_path / "unfinished.tar").write_bytes(b"abc")
+    assert [each.name for each in archived(str(tmp_path))] == ["good.tar"]
+
+
+def test_an_archive_that_cannot_be_written_to_is_told_with_its_place(tmp_path: Path) -> None:
+    """Before any server is asked."""
+    target = BackupTarget(archive=str(tmp_path / "none"), written="policies.yaml:7:9")
+    with pytest.raises(InputError, match=r"policies\.yaml:7:9: .*none is not a directory"):
+        check_archives(a_policy(targets=(BackupTarget(archive=str(tmp_path)), target)))
+    assert list(tmp_path.iterdir()) == []

@@ -265,8 +265,8 @@ def test_help_ends_with_the_exit_codes(verb: str) -> None:
         ("nights: 7\n", "policies.yaml:1:1: policies: is missing"),
         ("policies: [{name: nightly, select: {source: s1}, targets: [{remote: s2}]}]\n", "schedule"),
         (
-            "policies: [{name: nightly, select: {source: s1}, schedule: {when: daily}, targets: [{archive: /srv}]}]\n",
-            "targets.0.archive: there is no such key",
+            "policies: [{name: nightly, select: {source: s1}, schedule: {when: daily}, targets: [{shelf: /srv}]}]\n",
+            "targets.0.shelf: there is no such key",
         ),
     ],
 )

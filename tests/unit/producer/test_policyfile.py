@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from common.domain.errors import PlanFileError
+from common.domain.plan import Compression
 from common.domain.retention import Retention
 from producer.policyfile import read_all, read_policies
 
@@ -47,11 +48,18 @@ def test_a_policy_says_what_when_whither_and_how_long(file: Path) -> None:
         pytest.param("30 2 * * *", "30 25 * * *", ":4:5: policies.0.schedule: '30 25", id="a wrong time"),
         pytest.param("Europe/Berlin", "Europe/Berlim", "there is no time zone 'Europe/Berlim'", id="a wrong zone"),
         pytest.param(
-            "{remote: s3}", "{storage: slow}", ":7:9: policies.0.targets.1.remote: is missing", id="no remote"
+            "{remote: s3}", "{storage: slow}", ":7:9: policies.0.targets.1: a target is either", id="no place"
         ),
         pytest.param("name: nightly", "name: Nightly!", ":2:5: policies.0.name", id="a name that no snapshot can have"),
         pytest.param("daily: 7", "daily: -1", ":6:65: policies.0.targets.0.keep.daily", id="a negative number"),
         pytest.param("policies:", "policy:", "there is no such key", id="no policies"),
+        pytest.param("{remote: s3}", "{remote: s3, archive: /srv}", ":7:9: policies.0.targets.1: a target", id="two"),
+        pytest.param("{remote: s3}", "{remote: s2}", ":7:9: policies.0.targets.1: s2 is a target of", id="the same"),
+        pytest.param("{remote: s3}", "{archive: srv}", ":7:10: policies.0.targets.1.archive: 'srv' is no", id="cwd"),
+        pytest.param("{remote: s3}", "{archive: 'ftp://h/x'}", "'ftp://h/x' is no archive", id="no archive"),
+        pytest.param("{remote: s3}", "{archive: /srv, storage: slow}", "storage is no key of an archive", id="a pool"),
+        pytest.param("{remote: s3}", "{remote: s3, compression: gzip}", "compression is no key of a remote", id="gzip"),
+        pytest.param("{remote: s3}", "{archive: /srv}", ":9:5: policies.0.hook: a hook is for remotes only", id="hook"),
     ],
 )
 def test_a_mistake_is_told_with_its_place(file: Path, old: str, new: str, words: str) -> None:
@@ -70,3 +78,14 @@ def test_a_name_is_given_once_in_a_file_and_in_all(file: Path, tmp_path: Path) -
     other.write_text(FILE + FILE.removeprefix("policies:\n"))
     with pytest.raises(PlanFileError, match=r"other.yaml:11:5: policies.1.name: another policy has it"):
         read_policies(other)
+
+
+def test_a_target_may_be_an_archive_and_knows_its_line(file: Path) -> None:
+    """Errors that show only when it is used name that."""
+    text = FILE.replace("{remote: s3}", "{archive: 's3://vault/night/', compression: zstd, keep: {last: 3}}")
+    file.write_text(text.replace("    hook: {before: [fsfreeze -f /srv], after: [fsfreeze -u /srv]}\n", ""))
+    (policy,) = read_policies(file)
+    remote, archive = policy.targets
+    assert (remote.place, remote.written) == ("s2", f"{file}:6:10")
+    assert (archive.place, archive.written) == ("s3://vault/night", f"{file}:7:10")
+    assert (archive.compression, archive.keep) == (Compression.ZSTD, Retention(last=3))
