@@ -30,7 +30,9 @@ if process := os.environ.get("PYTEST_XDIST_WORKER"):
 
 #: By the beginnings of their paths: tests that share a lab. It takes long to come up, so few processes shall have one.
 LANES = {
+    "tests/acceptance/test_archive_backup.py": "backups",
     "tests/acceptance/test_backup.py": "backups",
+    "tests/acceptance/test_drill.py": "backups",
     "tests/acceptance/test_evacuate_member.py": "cluster",
     "tests/acceptance/test_export.py": "machines",
     "tests/acceptance/test_incus.py": "machines",
