@@ -7,7 +7,8 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError, model_validator
 
-from common.domain.backup import BackupPolicy, BackupTarget, Schedule
+from common.domain.backup import BackupPolicy, BackupTarget, DrillPolicy, Schedule
+from common.domain.drill import TIMEOUT
 from common.domain.errors import PlanFileError
 from common.domain.generation import Hook
 from common.domain.plan import Mode
@@ -71,6 +72,24 @@ class _Target(Model):
     keep: _Keep = _Keep()
 
 
+class _Drill(Model):
+    schedule: _Schedule
+    target: RemoteName | None = None
+    command: list[str] = []
+    timeout: Duration = TIMEOUT
+    max_age: Duration | None = None
+
+    def drill(self) -> DrillPolicy:
+        """The same as a domain value."""
+        return DrillPolicy(
+            schedule=self.schedule.schedule(),
+            target=self.target or "",
+            command=tuple(self.command),
+            timeout=self.timeout,
+            max_age=self.max_age,
+        )
+
+
 class _Policy(Model):
     name: _Name
     select: SelectModel
@@ -81,6 +100,7 @@ class _Policy(Model):
     hook: _Hook = _Hook()
     limits: LimitsModel = LimitsModel()
     mode: Mode = Mode.AUTO
+    drill: _Drill | None = None
 
     def policy(self) -> BackupPolicy:
         """The same as a domain value."""
@@ -98,6 +118,7 @@ class _Policy(Model):
             mode=self.mode,
             rate=self.limits.rate,
             stall=self.limits.stall,
+            drill=self.drill.drill() if self.drill else None,
         )
 
 
@@ -115,6 +136,10 @@ def read_policies(path: Path) -> tuple[BackupPolicy, ...]:
     twice = [number for number, each in enumerate(policies) if each.name in {p.name for p in policies[:number]}]
     if twice:
         raise all_wrong(path, node, [(("policies", number, "name"), "another policy has it") for number in twice])
+    elsewhere = [n for n, each in enumerate(policies) if each.drill_target not in {t.remote for t in each.targets}]
+    if elsewhere:
+        what = "it is none of the targets, and has no generations"
+        raise all_wrong(path, node, [(("policies", number, "drill", "target"), what) for number in elsewhere])
     return policies
 
 

@@ -43,7 +43,7 @@ class Machine:
 
     @property
     def is_copied(self) -> bool:
-        return self.method in (Method.COPY, Method.REFRESH, Method.BACKUP)
+        return self.method in (Method.COPY, Method.REFRESH, Method.BACKUP, Method.DRILL)
 
     @property
     def origin(self) -> str:
@@ -53,6 +53,11 @@ class Machine:
         """Of the run of a night; night -1 was before the trial began."""
         at = datetime(2025, 6, 1, tzinfo=UTC) + timedelta(days=night)
         return BackupOrder(policy="nightly", at=at, keep_on_target=Retention(last=self.keeps))
+
+    @property
+    def earlier(self) -> str:
+        """The generation that its target has when the trial begins."""
+        return self.order(-1).generation_of(self.origin)
 
     @property
     def policy(self) -> Policy:

@@ -157,7 +157,8 @@ def test_every_step_is_explained() -> None:
     """In the order of the itineraries."""
     steps = list(dict.fromkeys(step.name for itinerary in ITINERARIES.values() for step in itinerary.steps))
     page = EXPLANATION / "how-a-move-survives.md"
-    told = first_cells(EXPLANATION / "how-a-backup-survives.md", "Steps")
+    backups = EXPLANATION / "how-a-backup-survives.md"
+    told = [*first_cells(backups, "Steps"), *first_cells(backups, "Drills")]
     told += [
         step
         for heading in (
