@@ -104,7 +104,7 @@ class _Run:
     With ``back_to`` Redis dies too, and comes back as it was at that point; then somebody ``cancels``. A worker that
     ``stalls`` does not die, but gets no further for longer than a lease, while another one is woken. At the point
     of the number ``asks_at`` a person cancels; one that is ``forgotten`` is carried out, and then Redis comes back as
-    it was at that point.
+    it was at that point. ``proof`` is the command of a drill, which with ``false`` has to be parked.
     """
 
     def __init__(
@@ -120,6 +120,7 @@ class _Run:
         asks_at: int | None = None,
         is_forgotten: bool = False,
         mode: Mode = Mode.AUTO,
+        proof: str = "true",
     ) -> None:
         self.world = World(pool, 1, switches=0.0)
         self.itinerary = itinerary
@@ -129,7 +130,7 @@ class _Run:
         self._stalls, self._asks_at, self._is_forgotten = stalls, asks_at, is_forgotten
         self._kept: Copy | None = None
         self._is_on_it = itinerary in (*FORWARD.values(), *WITH_VOLUMES.values())
-        self._scenario = _scenario(itinerary, retire, mode)
+        self._scenario = _scenario(itinerary, retire, mode, proof)
         self._person = Person(self.world)
         self._subject = _subject(self._scenario)
 
@@ -155,6 +156,8 @@ class _Run:
                 found += check_backups(world.fleet, machine, self._person.states(machine), forgets=False)
             if machine.method is Method.DRILL:
                 found += check_drills(world.fleet, machine, self._person.states(machine))
+            if machine.proof == "false":
+                return found + [f"the drill is {e.state}: {e.why}" for e in endings if "exit code 1" not in e.why]
         return found + [f"{e.instance} is parked: {e.why}" for e in endings if e.state == "parked"]
 
     def _go(self) -> None:
@@ -227,11 +230,16 @@ class _Run:
 
 
 def points(
-    pool: redis.ConnectionPool, itinerary: Itinerary, retire: Retire = Retire.STOP, *, mode: Mode = Mode.AUTO
+    pool: redis.ConnectionPool,
+    itinerary: Itinerary,
+    retire: Retire = Retire.STOP,
+    *,
+    mode: Mode = Mode.AUTO,
+    proof: str = "true",
 ) -> list[Point]:
     """Every place in which a worker can die on this way. Raises AssertionError if the way is not gone well."""
     with scripts_in_virtual_time():
-        run = _Run(pool, itinerary, None, retire, mode=mode)
+        run = _Run(pool, itinerary, None, retire, mode=mode, proof=proof)
         with _staged(run):
             violations = run.play()
     assert violations == [], "\n".join([*violations, *story(run.world)])
@@ -247,11 +255,12 @@ def dies(
     back_to: Point | None = None,
     cancels: bool = False,
     mode: Mode = Mode.AUTO,
+    proof: str = "true",
 ) -> list[str]:
     """What is wrong after a death at this point, with the story if anything is."""
     with scripts_in_virtual_time():
         back = back_to.number if back_to else None
-        run = _Run(pool, itinerary, point.number, retire, back_to=back, cancels=cancels, mode=mode)
+        run = _Run(pool, itinerary, point.number, retire, back_to=back, cancels=cancels, mode=mode, proof=proof)
         with _staged(run):
             violations = run.play()
         died = any(text.startswith("dies before") for _, text in run.world.story)
@@ -303,7 +312,7 @@ def _staged(run: _Run) -> Iterator[None]:
         yield
 
 
-def _scenario(itinerary: Itinerary, retire: Retire, mode: Mode) -> Scenario:
+def _scenario(itinerary: Itinerary, retire: Retire, mode: Mode, proof: str) -> Scenario:
     # Of two methods that go the same way, such as cold and stateful, the first one is played.
     ways = [pair for ways in (FORWARD, WITH_VOLUMES) for pair in ways.items()]
     methods = {way.name: method for method, way in reversed(ways)} | {UNDO_BACKUP.name: Method.BACKUP}
@@ -319,6 +328,7 @@ def _scenario(itinerary: Itinerary, retire: Retire, mode: Mode) -> Scenario:
         name="c1", source="s1", target="s2", runs=True, mib=20, guest=Guest(writes_per_second=5.0), snapshots=1,
         autostart="true", method=method, retire=retire, after_grace=AfterGrace.FORCE, mode=mode,
         volumes=int(itinerary not in FORWARD.values() and has_volumes), nights=int(is_backup), keeps=int(is_backup),
+        proof=proof,
     )  # fmt: skip
     return Scenario(1, servers, (machine,), (timedelta(0),), Limits())
 

@@ -40,6 +40,7 @@ class Machine:
     nights: int = 0  # runs of a backup, ``gap`` seconds apart
     gap: float = 0.0
     keeps: int = 0  # generations that its policy keeps on the target; 0: all
+    proof: str = "true"  # the command of its drill
 
     @property
     def is_copied(self) -> bool:

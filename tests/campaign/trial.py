@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from types import SimpleNamespace, TracebackType
 from typing import Any, Self
 from unittest import mock
@@ -229,7 +230,7 @@ class Person:
     def _submit_drill(self, plan_id: str, machine: Machine) -> None:
         seen = survey(self._world.client_of(machine.target), projects=("default",))
         (generation,) = filter(None, (Generation.of(each, machine.target) for each in seen.instances))
-        terms = Terms(at=self._world.clock.moment(), command=("true",) if machine.runs else ())
+        terms = Terms(at=self._world.clock.moment(), command=(machine.proof,), timeout=timedelta(seconds=3))
         fleet = Seen(seen_at=self._world.clock.moment(), servers={machine.target: seen})
         request = request_for([generation], terms, plan_id)
         plan = plan_drills(request, fleet, [generation], terms, plan_id=plan_id)

@@ -75,6 +75,8 @@ def check_drills(fleet: Fleet, machine: Machine, states: Mapping[str, str]) -> l
     if "done" in states.values() and not (outcome and outcome.succeeded):
         found.append(f"the drill is done, and the generation tells of {outcome}")
     started = [entry for entry in fleet.history() if entry.kind == "started" and entry.server == machine.target]
+    if "parked" in states.values() and not (outcome and not outcome.succeeded and outcome.reason):
+        found.append(f"the drill has failed, and the generation tells of {outcome}")
     if "done" in states.values() and not started:
         found.append("nothing was started")
     for entry in started:
