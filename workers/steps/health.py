@@ -1,5 +1,6 @@
 """The plan's own word on whether the moved instance is well: a command that must end with exit code 0 inside it."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from common.domain.errors import ServerRefused, VerificationFailed
@@ -27,8 +28,9 @@ def check_health(ctx: Context) -> Outcome | None:
     except ServerRefused as refused:
         return _not_well(ctx, health, refused.message)
     if isinstance(ended, Outcome):
-        if _has_time(ctx, health) or not is_under_way:
-            return ended
+        left = _time_left(ctx, health)
+        if left > timedelta(0) or not is_under_way:
+            return replace(ended, retry_in=min(ended.retry_in, max(left, _AGAIN)))
         ctx.forget("health")
         return _not_well(ctx, health, "it has not ended")
     ctx.forget("health")
@@ -52,7 +54,7 @@ def _verdict(ended: Operation) -> str:
 
 
 def _not_well(ctx: Context, health: Health, verdict: str) -> Outcome:
-    if _has_time(ctx, health):
+    if _time_left(ctx, health) > timedelta(0):
         return _wait(ctx, verdict)
     # A retry shall have the whole time again.
     ctx.job = ctx.job.without("health_since")
@@ -62,8 +64,8 @@ def _not_well(ctx: Context, health: Health, verdict: str) -> Outcome:
     )
 
 
-def _has_time(ctx: Context, health: Health) -> bool:
-    return ctx.now() - datetime.fromisoformat(ctx.job.facts["health_since"]) < health.timeout
+def _time_left(ctx: Context, health: Health) -> timedelta:
+    return health.timeout - (ctx.now() - datetime.fromisoformat(ctx.job.facts["health_since"]))
 
 
 def _wait(ctx: Context, verdict: str) -> Outcome:
