@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 
 from common.config import Settings
 from common.domain.backup import BackupPolicy
+from common.domain.drill import Drill, newest
 from common.domain.fleet import Server
 from common.domain.generation import Generation, origin
 from common.domain.instance import Instance
@@ -23,7 +24,8 @@ from producer.planner import select
 class Age:
     """How one instance stands on one target: ``age`` of its last good backup, of itself if it never had one.
 
-    ``rpo`` is what the policy allows; None allows everything.
+    ``rpo`` is what the policy allows; None allows everything. ``drill`` is the last one of any of its backups there,
+    ``since_drill`` its age, or that of the oldest backup if there was none; ``drill_rpo`` is what the policy allows.
     """
 
     policy: str
@@ -33,11 +35,20 @@ class Age:
     generation: str
     age: timedelta
     rpo: timedelta | None
+    drill: Drill | None = None
+    since_drill: timedelta = timedelta(0)
+    drill_rpo: timedelta | None = None
 
     @property
     def is_breached(self) -> bool:
         """Whether the backup is older than the policy allows."""
         return self.rpo is not None and self.age > self.rpo
+
+    @property
+    def is_unproven(self) -> bool:
+        """Whether the last drill failed, or was longer ago than the policy allows."""
+        has_failed = self.drill is not None and not self.drill.succeeded
+        return has_failed or (self.drill_rpo is not None and self.since_drill > self.drill_rpo)
 
 
 def selected(policy: BackupPolicy, now: datetime, remotes: Remotes, settings: Settings) -> tuple[Instance, ...]:
@@ -57,6 +68,8 @@ def ages(policy: BackupPolicy, instances: Iterable[Instance], found: Sequence[Ge
 def _age(policy: BackupPolicy, instance: Instance, target: str, found: Iterable[Generation], now: datetime) -> Age:
     source = origin(policy.select.source, instance.project, instance.name)
     here = sorted((g for g in found if (g.target, g.source) == (target, source)), key=lambda g: g.at, reverse=True)
+    drill = newest(each.drill for each in here)
+    drilled = policy.drill if policy.drill_target == target else None
     return Age(
         policy=policy.name,
         source=source,
@@ -65,6 +78,9 @@ def _age(policy: BackupPolicy, instance: Instance, target: str, found: Iterable[
         generation=here[0].name if here else "",
         age=now - (here[0].at if here else instance.created_at),
         rpo=policy.rpo,
+        drill=drill,
+        since_drill=now - drill.at if drill else now - here[-1].at if here else timedelta(0),
+        drill_rpo=drilled.max_age if drilled else None,
     )
 
 

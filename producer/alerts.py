@@ -11,7 +11,7 @@ from producer.ages import Age
 
 
 def of_ages(ages: Iterable[Age]) -> Iterator[Alert]:
-    """Whose last good backup is too old."""
+    """Whose last good backup is too old, or not proven."""
     for each in ages:
         if each.is_breached:
             last = f"is {_hours(each.age)} old" if each.last_good else "was never made"
@@ -20,6 +20,14 @@ def of_ages(ages: Iterable[Age]) -> Iterator[Alert]:
                 f"which is allowed to be {_hours(each.rpo)} old; `herder status` and the scheduler's log tell why"
             )
             yield Alert(cause=Cause.BREACH, policy=each.policy, subject=f"{each.source} -> {each.target}", text=text)
+        if each.is_unproven:
+            what = str(each.drill) if each.drill else "never"
+            text = (
+                f"policy {each.policy}: the backup of {each.source} on {each.target} is not proven: its last drill: "
+                f"{what}; `herder backup drill {each.source.partition(':')[0]}:{each.source.rpartition('/')[2]}` makes "
+                "another one"
+            )
+            yield Alert(cause=Cause.UNPROVEN, policy=each.policy, subject=f"{each.source} -> {each.target}", text=text)
 
 
 def of_run(policy: str, plans: Sequence[Plan], jobs: Iterable[Job], told: Collection[str]) -> Iterator[Alert]:

@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import NamedTuple
 from urllib.parse import quote
 
+from common.domain.drill import DRILLED
 from common.domain.fleet import Fleet, Profile, Server
 from common.domain.generation import MAKING, is_backup_snapshot
 from common.domain.instance import (
@@ -65,6 +66,7 @@ class Kind(StrEnum):
     OPERATION = "operation"
     HALF = "half"
     TEMPORARY = "temporary"
+    DRILL = "drill"
     WRECK = "wreck"
     PHANTOM = "phantom"
     RETIRED = "retired"
@@ -80,6 +82,7 @@ MEANINGS: Mapping[Kind, str] = {
     Kind.OPERATION: "transfers that no job waits for and that have not ended for long",
     Kind.HALF: "copies on a target whose job is not at work",
     Kind.TEMPORARY: "temporary instances of LXD's own moves that broke",
+    Kind.DRILL: "clones of drills whose job is not at work",
     Kind.WRECK: "wrecks that herder has set aside",
     Kind.PHANTOM: "records of instances whose data is not there",
     Kind.RETIRED: "stopped sources whose instance runs on another server",
@@ -99,6 +102,7 @@ class Action(StrEnum):
     DELETE_PROFILE = "delete_profile"
     PATCH = "patch"
     CANCEL = "cancel"
+    STOP = "stop"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +131,8 @@ class Call:
                 return f"DELETE /1.0/profiles/{name}{where}"
             case Action.CANCEL:
                 return f"DELETE /1.0/operations/{name}"
+            case Action.STOP:
+                return f'PUT /1.0/instances/{name}/state{where} {{"action": "stop", "force": true}}'
             case Action.PATCH:
                 body = {"config": dict(self.config)} if self.config else {}
                 body |= {} if self.profiles is None else {"profiles": list(self.profiles)}  # type: ignore[dict-item]
@@ -407,7 +413,8 @@ def _about_instance(eye: _Eye, found: Found) -> Debris | None:
     instance = found.instance
     job = instance.marks.get("job", "") or _job_in(_WRECK, instance.name)
     # Between its runs a staging copy is nobody's, and a generation always is.
-    is_at_rest = instance.config.get(BACKUP_STATE, MAKING) != MAKING and not _WRECK.fullmatch(instance.name)
+    is_at_rest = instance.config.get(BACKUP_STATE, MAKING) not in (MAKING, DRILLED)
+    is_at_rest = is_at_rest and not _WRECK.fullmatch(instance.name)
     if is_at_rest or (job and eye.is_at_work(job)):
         return None
     if _is_temporary(instance):
@@ -428,6 +435,8 @@ def _piece(kind: Kind, found: Found, proof: str, **more: object) -> Debris:
 
 def _marked(eye: _Eye, found: Found, job: str) -> Debris:
     instance = found.instance
+    if instance.config.get(BACKUP_STATE) == DRILLED:
+        return _clone_of_drill(eye, found, job)
     if _is_source(instance, job):
         return _left_source(eye, found, job)
     is_unfinished = instance.is_guarded or instance.marks.get("state") in ("receiving", "complete")
@@ -502,6 +511,23 @@ def _wreck(eye: _Eye, found: Found, job: str) -> Debris:
         proof += "; on btrfs LXD cannot delete it"
         return _piece(Kind.WRECK, found, proof, job=job, held=held, hint=as_root(found))
     return _piece(Kind.WRECK, found, proof, job=job, calls=_delete(found), risk="none: it is no instance", held=held)
+
+
+def _clone_of_drill(eye: _Eye, found: Found, job: str) -> Debris:
+    """It was made to be thrown away, whether it runs or not: nothing else bears what it is."""
+    name, project, known = found.instance.name, found.instance.project, eye.scene.jobs.get(job)
+    of = found.instance.marks.get("source", "a generation")
+    stop = (Call(action=Action.STOP, name=name, project=project),) if not found.instance.is_stopped else ()
+    is_parked = known is not None and known.state is State.PARKED
+    return _piece(
+        Kind.DRILL,
+        found,
+        f"the clone that a drill has made of {of}, {found.instance.status}; {eye.how_it_stands(job)}",
+        job=job,
+        calls=(*stop, *_delete(found)),
+        risk="none: the generation is another instance",
+        held=eye.hold(job) if is_parked else eye.busy(found),
+    )
 
 
 def _foreign_phantom(eye: _Eye, found: Found) -> Debris:

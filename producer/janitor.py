@@ -173,6 +173,8 @@ class Janitor:
             case Action.CANCEL:
                 client.cancel(call.name)
                 client.wait(call.name, timeout_seconds=_WAIT_SECONDS)
+            case Action.STOP:
+                _await(client, client.force_stop(call.name, project=call.project))
             case Action.PATCH:
                 _patch(client, scene.fleet.servers[piece.server].instance(call.project, call.name), call)
 

@@ -10,7 +10,8 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from yaml.nodes import Node
 
 from common.archive.place import address
-from common.domain.backup import BackupPolicy, BackupTarget, Schedule
+from common.domain.backup import BackupPolicy, BackupTarget, DrillPolicy, Schedule
+from common.domain.drill import TIMEOUT
 from common.domain.errors import InputError, PlanFileError
 from common.domain.generation import Hook
 from common.domain.plan import Compression, Mode
@@ -103,6 +104,24 @@ class _Target(Model):
         return self
 
 
+class _Drill(Model):
+    schedule: _Schedule
+    target: RemoteName | None = None
+    command: list[str] = []
+    timeout: Duration = TIMEOUT
+    max_age: Duration | None = None
+
+    def drill(self) -> DrillPolicy:
+        """The same as a domain value."""
+        return DrillPolicy(
+            schedule=self.schedule.schedule(),
+            target=self.target or "",
+            command=tuple(self.command),
+            timeout=self.timeout,
+            max_age=self.max_age,
+        )
+
+
 class _Policy(Model):
     name: _Name
     select: SelectModel
@@ -113,6 +132,7 @@ class _Policy(Model):
     hook: _Hook = _Hook()
     limits: LimitsModel = LimitsModel()
     mode: Mode = Mode.AUTO
+    drill: _Drill | None = None
 
     def policy(self) -> BackupPolicy:
         """The same as a domain value."""
@@ -130,6 +150,7 @@ class _Policy(Model):
             mode=self.mode,
             rate=self.limits.rate,
             stall=self.limits.stall,
+            drill=self.drill.drill() if self.drill else None,
         )
 
 
@@ -148,6 +169,7 @@ def read_policies(path: Path) -> tuple[BackupPolicy, ...]:
     twice = [number for number, each in enumerate(policies) if each.name in {p.name for p in policies[:number]}]
     wrong: list[_Wrong] = [(("policies", number, "name"), "another policy has it") for number in twice]
     wrong += [finding for number, each in enumerate(policies) for finding in _wrong_targets(number, each)]
+    wrong += [finding for number, each in enumerate(policies) for finding in _wrong_drill(number, each)]
     if wrong:
         raise all_wrong(path, node, wrong)
     return policies
@@ -178,6 +200,14 @@ def _wrong_targets(number: int, policy: BackupPolicy) -> list[_Wrong]:
     has_hook = policy.hook.before or policy.hook.after
     wrong: list[_Wrong] = [(("policies", number, "hook"), f"a hook {why}")] if has_hook else []
     return [*twice, *wrong, *([(("policies", number, "limits", "rate"), f"a rate {why}")] if policy.rate else [])]
+
+
+def _wrong_drill(number: int, policy: BackupPolicy) -> list[_Wrong]:
+    """A drill that would never find a generation."""
+    if policy.drill is None or policy.drill_target in {target.remote for target in policy.targets if target.remote}:
+        return []
+    what = f"{policy.drill_target} is no remote of the targets" if policy.drill_target else "no target is a remote"
+    return [(("policies", number, "drill", "target"), f"{what}, and nothing else can start a generation")]
 
 
 def read_all(paths: Iterable[Path]) -> tuple[BackupPolicy, ...]:

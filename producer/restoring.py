@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from common.domain.drill import BACKUP_DRILL
 from common.domain.eligibility import on_target
 from common.domain.errors import InputError
 from common.domain.fleet import Definition, Fleet, Profile
@@ -24,7 +25,7 @@ from common.domain.instance import BACKUP_STATE, COPY_OF, is_root_disk
 from common.domain.plan import Limits, Method, Mode, Overrides, Own, Plan, Policy, Request, Selection, Thing
 from producer.planner import UNUSED_MAP
 
-_OF_BACKUPS = (BACKUP, BACKUP_OF, BACKUP_AT, BACKUP_STATE, BACKUP_DEFINITION, COPY_OF)
+_OF_BACKUPS = (BACKUP, BACKUP_OF, BACKUP_AT, BACKUP_STATE, BACKUP_DEFINITION, BACKUP_DRILL, COPY_OF)
 _PRIORITY = "boot.autostart.priority"
 
 

@@ -12,6 +12,7 @@ class Cause(StrEnum):
     FAILURE = "failure"  # an instance got no generation from the newest run
     MISSED = "missed"  # a run was not made
     WAITING = "waiting"  # a run is due and does not begin
+    UNPROVEN = "unproven"  # the last drill failed, or is older than the policy allows
     UNSEEN = "unseen"  # nobody can tell how old the backups are
 
 

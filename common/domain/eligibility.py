@@ -4,11 +4,13 @@ All findings are returned at once, each with what to do. On LXD 5.0.2 most of th
 bytes have moved, or never: a missing pool is silently replaced by that of a profile, a missing bridge fails the start.
 """
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from common.domain.archive import Manifest
 from common.domain.fleet import Profile, Room, Server, sends_deltas
+from common.domain.generation import BACKUP_DEFINITION, COMPLETE
 from common.domain.instance import BACKUP_STATE, COPY_OF, GUARD_DEVICE, Devices, Instance, is_root_disk
 from common.domain.machine import Case, obstacles
 from common.domain.plan import Finding, Method, Move, NameMap, Retire, identity_of
@@ -35,6 +37,8 @@ def findings(
     """Everything that stands in the way of this move, refusals and warnings. ``own_job`` may already hold it."""
     if move.backup:
         return tuple(_about_backing_up(instance, move, source, target, own_job))
+    if move.method is Method.DRILL:
+        return tuple(_about_drilling(instance, move, target))
     return (
         *_about_servers(move, source, target),
         *_about_same_server(move, source, target),
@@ -83,6 +87,28 @@ def _about_left_volumes(instance: Instance) -> Iterator[Finding]:
             message=f"its custom volumes {volumes} are not backed up with it",
             hint="`herder copy` takes them along",
             is_refusal=False,
+        )
+
+
+def _about_drilling(generation: Instance, move: Move, server: Server) -> Iterator[Finding]:
+    """The clone has only files, and needs nothing but its generation, complete and as it was made."""
+    yield from _about_servers(move, server)
+    is_as_made = generation.is_stopped and generation.is_guarded and not generation.profiles
+    if generation.config.get(BACKUP_STATE) != COMPLETE or not is_as_made:
+        what = f"it is {generation.status}, and its state is {generation.config.get(BACKUP_STATE, 'none')}"
+        yield _refuse("backup", f"it is no stopped, guarded, complete generation: {what}", "`herder backup list`")
+    try:
+        definition = json.loads(generation.config.get(BACKUP_DEFINITION, ""))
+        devices = definition["expanded_devices"].values()
+    except (ValueError, KeyError):
+        yield _refuse("definition", "it bears no definition", "the next run makes a whole generation")
+        return
+    volumes = sorted(f"{d['pool']}/{d.get('source', '')}" for d in devices if d.get("pool") and not is_root_disk(d))
+    if volumes:
+        yield _refuse(
+            "volume",
+            f"its instance needs the custom volumes {', '.join(volumes)}, which a drill goes without",
+            f"`herder backup restore {move.source}:{generation.name} --as NAME` makes an instance to try by hand",
         )
 
 
@@ -556,7 +582,7 @@ def attached_volumes(instance: Instance, move: Move) -> tuple[AttachedVolume, ..
 
     A device whose ``source`` is overridden names one that is on the target already. A refresh leaves those of the copy.
     """
-    if move.is_refresh or move.backup:
+    if move.is_refresh or move.backup or move.method is Method.DRILL:
         return ()
     return tuple(sorted(set(_travelling(instance, move).values()), key=str))
 

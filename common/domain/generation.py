@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+from common.domain.drill import BACKUP_DRILL, Drill
 from common.domain.instance import BACKUP_STATE, Instance
 from common.domain.retention import Retention
 
@@ -88,6 +89,7 @@ class Generation:
     name: str
     remote: str = ""
     archive: str = ""
+    drill: Drill | None = None  # the last one that it tells of; of an older generation, if that was pruned
 
     @property
     def target(self) -> str:
@@ -117,6 +119,7 @@ class Generation:
             remote=remote,
             project=instance.project,
             name=instance.name,
+            drill=Drill.read(config.get(BACKUP_DRILL, "")),
         )
 
 

@@ -301,6 +301,22 @@ BACKUP = Itinerary(
 #: The staging copy stays, for the next run; the snapshot on the source may be other targets' too, and is pruned later.
 UNDO_BACKUP = Itinerary(name="undo_backup", steps=(*GIVE_BACK.steps, _step("discard_generation", Phase.UNDO)))
 
+#: That the generation tells of its proof is the commit point; the clone goes after it. One that does not prove itself
+#: is a permanent error before it: the clone goes on the way back, and the next try makes another one.
+DRILL = Itinerary(
+    name="drill",
+    steps=(
+        _step("check_generation", Phase.PREFLIGHT),
+        _step("clone_generation", Phase.TRANSFER, Slot.TRANSFER),
+        _step("start_clone", Phase.CUTOVER, Slot.CUTOVER),
+        _step("prove_clone", Phase.CUTOVER, Slot.CUTOVER),
+        _step("record_drill", Phase.CLEANUP, commit=True),
+        _step("drop_clone", Phase.CLEANUP),
+    ),
+)
+GIVE_BACK_DRILL = Itinerary(name="give_back_drill", steps=(_step("drop_clone", Phase.UNDO),))
+UNDO_DRILL = Itinerary(name="undo_drill", steps=(_step("drop_clone", Phase.UNDO),))
+
 #: The ways on which one side is an archive.
 WITH_ARCHIVE = (EXPORT, ARCHIVE, IMPORT, GIVE_BACK_EXPORT, UNDO_EXPORT, GIVE_BACK_IMPORT, UNDO_IMPORT)
 ITINERARIES = {
@@ -308,6 +324,7 @@ ITINERARIES = {
     for itinerary in (
         *(WARM, COLD, *WITHIN_CLUSTER.values(), COPY, REFRESH, *WITH_VOLUMES.values()),
         *(GIVE_BACK, UNDO, BRING_BACK, BACKUP, UNDO_BACKUP, *WITH_ARCHIVE),
+        *(DRILL, GIVE_BACK_DRILL, UNDO_DRILL),
         *(*VOLUME_WAYS.values(), GIVE_BACK_VOLUME, UNDO_VOLUME),
     )
 }
@@ -322,11 +339,13 @@ FORWARD = {
     **VOLUME_WAYS,
     Method.BACKUP: BACKUP,
     Method.ARCHIVE: ARCHIVE,
+    Method.DRILL: DRILL,
 }
 GIVE_BACKS = dict.fromkeys(Method, GIVE_BACK) | {
     Method.EXPORT: GIVE_BACK_EXPORT,
     Method.ARCHIVE: GIVE_BACK_EXPORT,
     Method.IMPORT: GIVE_BACK_IMPORT,
+    Method.DRILL: GIVE_BACK_DRILL,
     **dict.fromkeys(VOLUME_WAYS, GIVE_BACK_VOLUME),
 }
 UNDOS = dict.fromkeys(Method, UNDO) | {
@@ -334,6 +353,7 @@ UNDOS = dict.fromkeys(Method, UNDO) | {
     Method.ARCHIVE: UNDO_EXPORT,
     Method.IMPORT: UNDO_IMPORT,
     Method.BACKUP: UNDO_BACKUP,
+    Method.DRILL: UNDO_DRILL,
     **dict.fromkeys(VOLUME_WAYS, UNDO_VOLUME),
 }
 
@@ -357,6 +377,7 @@ RESUME_AT = {
     **dict.fromkeys(VOLUME_WAYS, "send_volume"),
     Method.BACKUP: "refresh_staging",
     Method.ARCHIVE: "make_backup",
+    Method.DRILL: "clone_generation",
 }
 #: The same with volumes: the passes of an instance need them all.
 RESUME_AT_WITH_VOLUMES = {

@@ -333,7 +333,8 @@ class Job:
             case Kind.COMPLETED:
                 return job._turn_forward() if outcome.turns_forward else job._advance(now)
             case Kind.AGAIN:
-                return job.to(State.RUNNING, evidence=dict(outcome.evidence), attempts=0, error=None)
+                why_back = job.error if job.is_going_back else None
+                return job.to(State.RUNNING, evidence=dict(outcome.evidence), attempts=0, error=why_back)
             case Kind.WAIT:
                 return job.to(
                     State.WAITING,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from common.domain.drill import DrillOrder
 from common.domain.fleet import place
 from common.domain.generation import BackupOrder, origin
 from common.domain.instance import Config, Devices, Instance
@@ -28,6 +29,7 @@ class Method(StrEnum):
     VOLUME_REFRESH = "volume-refresh"  # a volume that is there is replaced by a copy of its source
     BACKUP = "backup"  # a generation on the target, made of a staging copy that every run refreshes; the source goes on
     ARCHIVE = "archive"  # a generation in an archive: a verified export; the source goes on
+    DRILL = "drill"  # a clone of a generation is started beside it, looked at, and removed
 
     @property
     def is_copy(self) -> bool:
@@ -47,7 +49,7 @@ class Method(StrEnum):
 
 _COPIES = frozenset(
     {
-        *(Method.COPY, Method.REFRESH, Method.EXPORT, Method.IMPORT, Method.BACKUP, Method.ARCHIVE),
+        *(Method.COPY, Method.REFRESH, Method.EXPORT, Method.IMPORT, Method.BACKUP, Method.ARCHIVE, Method.DRILL),
         *(Method.VOLUME_COPY, Method.VOLUME_REFRESH),
     }
 )
@@ -257,6 +259,8 @@ class Move:
     Of an export the target, and of an import the source, is no server but an archive; ``file`` is the backup in it, and
     the identity of an import is the checksum of that.
     Of a backup ``name`` is that of the staging copy; of one that goes into an archive, that of the instance.
+    Of a drill ``instance`` is the generation and ``name`` its clone,
+    on the same server.
     """
 
     instance: str
@@ -278,6 +282,7 @@ class Move:
     volumes: tuple[AttachedVolume, ...] = ()
     file: str = ""
     backup: BackupOrder | None = None
+    drill: DrillOrder | None = None
 
     @property
     def is_copy(self) -> bool:
@@ -297,12 +302,12 @@ class Move:
     @property
     def is_local(self) -> bool:
         """Whether it is a copy that stays on its server, as what is made there of a backup."""
-        return self.method is Method.COPY and self.source == self.target
+        return self.method in (Method.COPY, Method.DRILL) and self.source == self.target
 
     @property
     def origin(self) -> str:
-        """The source as the marks of its backups tell it: ``REMOTE:PROJECT/INSTANCE``."""
-        return origin(self.source, self.project, self.instance)
+        """What the marks of its backups name: ``REMOTE:PROJECT/INSTANCE``, of a drill its generation's source."""
+        return self.drill.source if self.drill else origin(self.source, self.project, self.instance)
 
     @property
     def order(self) -> BackupOrder:

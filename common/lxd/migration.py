@@ -97,10 +97,10 @@ def clone_body(instance: Instance, *, name: str, config: Config) -> dict[str, An
     }
 
 
-def generation_body(name: str, *, of: Instance, snapshot: str, config: Config, devices: Devices) -> dict[str, Any]:
+def generation_body(name: str, *, of: Instance, config: Config, devices: Devices, snapshot: str = "") -> dict[str, Any]:
     """Body of a ``POST /1.0/instances`` that makes an instance of a snapshot of ``of`` on its own server.
 
-    It has no profiles. What config and devices do not say is as in the snapshot.
+    It has no profiles. What config and devices do not say is as in the snapshot. Without one it is a clone of ``of``.
     """
     return {
         "name": name,
@@ -110,7 +110,7 @@ def generation_body(name: str, *, of: Instance, snapshot: str, config: Config, d
         "profiles": [],
         "config": dict(config),
         "devices": {device: dict(keys) for device, keys in devices.items()},
-        "source": {"type": "copy", "source": f"{of.name}/{snapshot}", "project": of.project},
+        "source": {"type": "copy", "source": f"{of.name}/{snapshot}".rstrip("/"), "project": of.project},
     }
 
 

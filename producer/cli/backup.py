@@ -1,8 +1,9 @@
 """``herder backup``: runs of policies by hand, the generations that there are, and instances made of them."""
 
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -18,8 +19,10 @@ from common.domain.backup import BackupPolicy
 from common.domain.errors import HerderError, InputError
 from common.domain.generation import Generation
 from common.domain.plan import Limits, Method, Mode, Plan, Policy, Request, Selection
+from common.domain.units import parse_duration
 from common.lxd.remotes import Remotes, split_name
 from common.store.codec import to_plain
+from producer import drilling
 from producer.archiving import restore_requests
 from producer.backup import archived, definition_of, generations, in_order, manifest_of, plans_for
 from producer.cli import exits, flow, options, render
@@ -231,6 +234,76 @@ def _planned(request: Request, chosen: list[Chosen], remotes: Remotes) -> Plan:
     return in_boot_order(make_plan(request, fleet, plan_id=flow.new_plan_id()), chosen)
 
 
+@app.command("drill", epilog=EXIT_STATUS)
+@reports_errors
+def drill(
+    selections: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[SELECTION]...",
+            help="REMOTE:INSTANCE as it was backed up, REMOTE: for all of it, REMOTE:GENERATION, or a POLICY's name.",
+            show_default=False,
+        ),
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", metavar="FILE", help="Drill policies of this file as they say; all if none is named."),
+    ] = None,
+    command: Annotated[
+        str, typer.Option("--command", metavar="COMMAND", help="Must end with 0 inside each; else each must run on.")
+    ] = "",
+    timeout: Annotated[
+        str, typer.Option("--timeout", metavar="TIME", help="How long that may take, from the start on.")
+    ] = "5m",
+    sources: Annotated[
+        list[str] | None,
+        typer.Option("--from", metavar="REMOTE:", help="Which server's generations; all remotes' if left out."),
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Prove newest generations: a clone of each is started alone on its server, looked at, and removed."""
+    remotes, settings = load_remotes(), load_settings()
+    now = datetime.now(UTC).replace(microsecond=0)
+    if file is not None:
+        if command or sources:
+            raise InputError("--command and --from do not go with --file", hint="the policies say it")
+        policies = _chosen(read_policies(file), selections or [], file)
+        wanted = [each for each in policies if each.drill or selections]
+        if not wanted:
+            raise InputError(f"{file}: no policy has a drill", hint="see docs/reference/policy-file.md")
+        plans = [plan for policy in wanted for plan in drilling.plans_for(policy, now, remotes, settings)]
+    else:
+        if not selections:
+            raise InputError("nothing is selected", hint="REMOTE:INSTANCE, REMOTE:, a policy's name, or --file FILE")
+        terms = drilling.Terms(at=now, command=tuple(shlex.split(command)), timeout=_duration(timeout))
+        picked = _to_drill(selections, sources or [], remotes)
+        plans = list(drilling.plans(picked, terms, lambda _: flow.new_plan_id(), remotes, settings))
+    if not plans:
+        raise InputError("there is no generation to drill", hint="`herder backup list`")
+    _carry_out(plans, as_json=as_json)
+
+
+def _to_drill(selections: list[str], sources: list[str], remotes: Remotes) -> list[Generation]:
+    """What is selected, each generation once. Raises InputError."""
+    archives = [each for each in (*sources, *selections) if is_archive(each)]
+    if archives:
+        hint = "only one on a remote can: `herder backup restore --as` makes an instance of this one"
+        raise InputError(f"{archives[0]}: a generation in an archive cannot be drilled", hint=hint)
+    found = _found(sources, remotes)
+    picked: list[Generation] = []
+    for selection in selections:
+        of_policy = [] if ":" in selection else drilling.of_policy(found, selection)
+        picked += of_policy or choose(found, *split_name(selection, remotes.default), None)
+    return list(dict.fromkeys(picked))
+
+
+def _duration(text: str) -> timedelta:
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise InputError(f"--timeout: {error}", hint="write 30s or 5m") from error
+
+
 Where = Annotated[
     list[str] | None,
     typer.Argument(metavar="[REMOTE:|ARCHIVE]...", help="All remotes if left out, no archive.", show_default=False),
@@ -276,10 +349,10 @@ def _is_of(generation: Generation, remote: str, name: str) -> bool:
 
 def _table(found: Iterable[Generation]) -> Table:
     table = Table(box=SIMPLE_HEAD)
-    for heading in ("generation", "of", "policy", "at (UTC)"):
+    for heading in ("generation", "of", "policy", "at (UTC)", "last drill"):
         table.add_column(heading, overflow="fold")
     for each in found:
-        table.add_row(each.place, each.source, each.policy, f"{each.at:%Y-%m-%d %H:%M}")
+        table.add_row(each.place, each.source, each.policy, f"{each.at:%Y-%m-%d %H:%M}", _told(each))
     return table
 
 
@@ -290,6 +363,12 @@ def _on_remote(text: str, remotes: Remotes) -> Generation:
     if found is None:
         raise InputError(f"{remote} has no generation {name}", hint=f"`herder backup list {remote}:`")
     return found
+
+
+def _told(generation: Generation) -> str:
+    """Its own drill; that of an older one, which it keeps, proves nothing of it."""
+    found = generation.drill
+    return found.brief if found is not None and found.generation == generation.name else ""
 
 
 @app.command("show", epilog=EXIT_STATUS)

@@ -32,6 +32,7 @@ _VERBS = {
     Method.VOLUME_REFRESH: "Replace",
     Method.BACKUP: "Back up",
     Method.ARCHIVE: "Back up",
+    Method.DRILL: "Drill",
 }
 #: 6 of the alphabet are 10^8 plans.
 _ID_LENGTH = 6

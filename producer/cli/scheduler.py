@@ -17,16 +17,17 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from common.config import load_settings
-from common.domain.backup import BackupPolicy
+from common.config import Settings, load_settings
+from common.domain.backup import BackupPolicy, with_drills
 from common.domain.errors import InputError
 from common.logs import event, set_up
+from common.lxd.remotes import Remotes
 from common.store.codec import to_plain
 from common.store.connect import connect
 from common.store.keys import Keys
 from common.store.runs import RunStore
-from producer import ages
-from producer.backup import check_archives, plans_for
+from producer import ages, drilling
+from producer.backup import check_archives, generations, plans_for
 from producer.cli import exits, options, render
 from producer.cli.backup import app as backup
 from producer.cli.exits import EXIT_STATUS, reports_errors
@@ -83,17 +84,19 @@ def scheduler(files: Files) -> None:
         runs = RunStore(connect(session.redis_url), Keys(settings.namespace))
         one = Scheduler(
             name=f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:6]}",
-            policies=policies,
-            plans_for=lambda policy, at: plans_for(policy, at, remotes, settings),
-            newest_on_targets=lambda policy: ages.newest_run(
-                ages.of_policies([policy], datetime.now(UTC), remotes, settings)
+            policies=lambda: with_drills(policies()),
+            plans_for=lambda policy, at: (drilling.plans_for if policy.is_drill else plans_for)(
+                policy, at, remotes, settings
             ),
+            newest_on_targets=lambda policy: _newest_on_targets(policy, remotes, settings),
             jobs=session.jobs,
             runs=runs,
             now=lambda: datetime.now(UTC),
         )
         monitor = Monitor(
-            ages_of=lambda policy: ages.of_policies([policy], datetime.now(UTC), remotes, settings),
+            ages_of=lambda policy: (
+                [] if policy.is_drill else ages.of_policies([policy], datetime.now(UTC), remotes, settings)
+            ),
             tell=messages.tell,
             jobs=session.jobs,
             runs=runs,
@@ -105,6 +108,13 @@ def scheduler(files: Files) -> None:
             _turn_until(stopping, one, monitor)
         finally:
             runs.leave(one.name)
+
+
+def _newest_on_targets(policy: BackupPolicy, remotes: Remotes, settings: Settings) -> datetime | None:
+    """Of which run the targets tell, of backups or of drills."""
+    if policy.is_drill:
+        return drilling.newest_drill(generations([policy.drill_target], remotes, settings), policy)
+    return ages.newest_run(ages.of_policies([policy], datetime.now(UTC), remotes, settings))
 
 
 def _turn_until(stopping: threading.Event, one: Scheduler, monitor: Monitor) -> None:
@@ -128,14 +138,14 @@ def check(files: Files, as_json: options.Json = False) -> None:
     """Read policies, and tell when they are due and how many instances they select; nothing is run."""
     remotes, settings, now = load_remotes(), load_settings(), datetime.now(UTC)
     told: list[dict[str, Any]] = []
-    for policy in read_all(files):
+    for policy in with_drills(read_all(files)):
         check_archives(policy)
         due = list(itertools.islice(all_due_after(policy.schedule, now), _NEXT_RUNS))
         told.append(
             {
                 "policy": policy.name,
                 "instances": len(ages.selected(policy, now, remotes, settings)),
-                "targets": [target.place for target in policy.targets],
+                "targets": [policy.drill_target] if policy.is_drill else [target.place for target in policy.targets],
                 "next": [(each + jitter_of(policy, each)).isoformat(timespec="seconds") for each in due],
             }
         )
@@ -152,24 +162,30 @@ def check(files: Files, as_json: options.Json = False) -> None:
 @backup.command("status", epilog=EXIT_STATUS)
 @reports_errors
 def status(files: Files, as_json: options.Json = False) -> None:
-    """How old the last good backup of each instance is, on each target; exit status 5 if one breaks its policy."""
+    """How old the last good backup of each instance is, and its last drill; exit status 5 if one breaks its policy."""
     remotes, settings, now = load_remotes(), load_settings(), datetime.now(UTC)
     policies = read_all(files)
     found = ages.of_policies(policies, now, remotes, settings)
     if as_json:
-        exits.print_json([{**to_plain(each), "is_breached": each.is_breached} for each in found])
+        verdicts = ({"is_breached": each.is_breached, "is_unproven": each.is_unproven} for each in found)
+        exits.print_json([{**to_plain(each), **told} for each, told in zip(found, verdicts, strict=True)])
     else:
-        head = ("instance", "policy", "target", "last good", "age", "allowed", "")
+        head = ("instance", "policy", "target", "last good", "age", "allowed", "last drill", "")
         render.console.print(_table(head, [_row(each) for each in found]))
-    if any(each.is_breached for each in found):
+        for each in found:
+            if each.is_unproven:
+                told = f"{each.source} on {each.target}: last drill {each.drill or 'never'}"
+                render.console.print(told, markup=False)
+    if any(each.is_breached or each.is_unproven for each in found):
         raise typer.Exit(exits.FOUND)
 
 
 def _row(each: ages.Age) -> tuple[str, ...]:
     last = f"{each.last_good:%Y-%m-%d %H:%M}" if each.last_good else "never"
     allowed = _hours(each.rpo.total_seconds()) if each.rpo is not None else ""
-    verdict = "BREACHED" if each.is_breached else "ok"
-    return each.source, each.policy, each.target, last, _hours(each.age.total_seconds()), allowed, verdict
+    verdict = "BREACHED" if each.is_breached else "UNPROVEN" if each.is_unproven else "ok"
+    age, drill = _hours(each.age.total_seconds()), each.drill.brief if each.drill else "never"
+    return each.source, each.policy, each.target, last, age, allowed, drill, verdict
 
 
 def _hours(seconds: float) -> str:
@@ -179,7 +195,7 @@ def _hours(seconds: float) -> str:
 def _table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> Table:
     table = Table(box=SIMPLE_HEAD)
     for heading in head:
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, overflow="fold", no_wrap=not heading)
     for row in rows:
         table.add_row(*map(str, row))
     return table

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,6 +27,7 @@ policies:
     schedule: {when: "*:*:0/20"}
     targets: [{remote: s2, keep: {last: 2}}]
     rpo: 1h
+    drill: {schedule: {when: "*:*:10/20"}, command: [test, -s, /root/data], timeout: 30s}
 """
 
 
@@ -58,8 +60,8 @@ def file(s1: LabServer, home: Path) -> Path:
     return policies
 
 
-def generations(herder: Herder) -> list[dict[str, str]]:
-    found: list[dict[str, str]] = herder.run("backup", "list", "s2:", "--json").ended(DONE).json
+def generations(herder: Herder) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = herder.run("backup", "list", "s2:", "--json").ended(DONE).json
     return found
 
 
@@ -68,15 +70,18 @@ def test_a_policy_runs_when_it_is_due_and_its_status_tells_how_old_the_backups_a
 ) -> None:
     """Two runs by the scheduler's own workers; the second keeps the first. A stop ends all of it in order.
 
-    Meanwhile its file is changed, which makes all backups too old, and not so again: somebody is told of both.
+    A drill in between proves one of them. Meanwhile its file is changed, which makes all backups too old, and not so
+    again: somebody is told of both.
     """
-    (checked,) = herder.run("backup", "check", str(file), "--json").ended(DONE).json
+    checked, drill = herder.run("backup", "check", str(file), "--json").ended(DONE).json
     assert (checked["policy"], checked["instances"], checked["targets"]) == ("often", 1, ["s2"])
     assert len(checked["next"]) == 3
+    assert (drill["policy"], drill["targets"]) == ("often/drill", ["s2"])
 
     with inbox() as (url, messages):
         scheduler = herder.having(HERDER_NOTIFY=url, HERDER_METRICS=METRICS).start("scheduler", str(file))
         host.wait_until("two generations", lambda: len(generations(herder)) == 2, seconds=120)
+        host.wait_until("a drill", lambda: any(each["drill"] for each in generations(herder)), seconds=60)
         file.write_text(POLICIES.replace("rpo: 1h", "rpo: 1s"))
         host.wait_until("a breach", lambda: "s1:default/web1 on s2" in str(messages), seconds=60)
         with urllib.request.urlopen(f"http://{METRICS}/metrics") as answer:
@@ -91,6 +96,7 @@ def test_a_policy_runs_when_it_is_due_and_its_status_tells_how_old_the_backups_a
     assert world.status(s1, "web1") == "Running"
     (status,) = herder.run("backup", "status", str(file), "--json").ended(DONE).json
     assert (status["source"], status["target"], status["is_breached"]) == ("s1:default/web1", "s2", False)
+    assert status["drill"]["succeeded"]
     assert status["last_good"] == moments[0]
 
 

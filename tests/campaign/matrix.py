@@ -18,9 +18,11 @@ import redis
 import workers.runner
 from common.domain.itinerary import (
     FORWARD,
+    GIVE_BACK_DRILL,
     GIVE_BACK_VOLUME,
     ITINERARIES,
     UNDO_BACKUP,
+    UNDO_DRILL,
     UNDO_VOLUME,
     VOLUME_WAYS,
     WITH_ARCHIVE,
@@ -37,7 +39,7 @@ from tests.campaign.outages import Copy
 from tests.campaign.scenario import Box, Machine, Scenario, Server
 from tests.campaign.shelves import boxes_before, check_boxes
 from tests.campaign.trial import Person, build, story
-from tests.campaign.vault import check_backups
+from tests.campaign.vault import check_backups, check_drills
 from tests.campaign.worker import Worker
 from tests.campaign.world import Restless, World, virtual_waits
 from tests.simulator import Guest
@@ -51,6 +53,8 @@ _VOLUME_TURNED_AT = "send_volume"
 _WAYS_OF_VOLUMES = (*VOLUME_WAYS.values(), GIVE_BACK_VOLUME, UNDO_VOLUME)
 #: The same of a backup: its staging copy has arrived, and its generation is not made.
 _BACKUP_TURNED_AT = "make_generation"
+#: Of a drill: its clone runs.
+_DRILL_TURNED_AT = "prove_clone"
 _LEASE_IS_OVER = 16.0
 _JOB = "p1-1"
 
@@ -100,7 +104,7 @@ class _Run:
     With ``back_to`` Redis dies too, and comes back as it was at that point; then somebody ``cancels``. A worker that
     ``stalls`` does not die, but gets no further for longer than a lease, while another one is woken. At the point
     of the number ``asks_at`` a person cancels; one that is ``forgotten`` is carried out, and then Redis comes back as
-    it was at that point.
+    it was at that point. ``proof`` is the command of a drill, which with ``false`` has to be parked.
     """
 
     def __init__(
@@ -116,6 +120,7 @@ class _Run:
         asks_at: int | None = None,
         is_forgotten: bool = False,
         mode: Mode = Mode.AUTO,
+        proof: str = "true",
     ) -> None:
         self.world = World(pool, 1, switches=0.0)
         self.itinerary = itinerary
@@ -125,9 +130,9 @@ class _Run:
         self._stalls, self._asks_at, self._is_forgotten = stalls, asks_at, is_forgotten
         self._kept: Copy | None = None
         self._is_on_it = itinerary in (*FORWARD.values(), *WITH_VOLUMES.values())
-        self._scenario = _scenario(itinerary, retire, mode)
+        self._scenario = _scenario(itinerary, retire, mode, proof)
         self._person = Person(self.world)
-        self._subject = self._scenario.boxes[0].place if self._scenario.boxes else self._scenario.machines[0].name
+        self._subject = _subject(self._scenario)
 
     def play(self) -> list[str]:
         """What is wrong at the end."""
@@ -149,6 +154,10 @@ class _Run:
         for machine in self._scenario.machines:
             if machine.nights:
                 found += check_backups(world.fleet, machine, self._person.states(machine), forgets=False)
+            if machine.method is Method.DRILL:
+                found += check_drills(world.fleet, machine, self._person.states(machine))
+            if machine.proof == "false":
+                return found + [f"the drill is {e.state}: {e.why}" for e in endings if "exit code 1" not in e.why]
         return found + [f"{e.instance} is parked: {e.why}" for e in endings if e.state == "parked"]
 
     def _go(self) -> None:
@@ -181,6 +190,8 @@ class _Run:
     def _turned_at(self) -> str:
         if self._scenario.boxes:
             return _VOLUME_TURNED_AT
+        if self.itinerary in (GIVE_BACK_DRILL, UNDO_DRILL):
+            return _DRILL_TURNED_AT
         return _BACKUP_TURNED_AT if self.itinerary is UNDO_BACKUP else _TURNED_AT
 
     def _run_to(self, step: str) -> None:
@@ -219,11 +230,16 @@ class _Run:
 
 
 def points(
-    pool: redis.ConnectionPool, itinerary: Itinerary, retire: Retire = Retire.STOP, *, mode: Mode = Mode.AUTO
+    pool: redis.ConnectionPool,
+    itinerary: Itinerary,
+    retire: Retire = Retire.STOP,
+    *,
+    mode: Mode = Mode.AUTO,
+    proof: str = "true",
 ) -> list[Point]:
     """Every place in which a worker can die on this way. Raises AssertionError if the way is not gone well."""
     with scripts_in_virtual_time():
-        run = _Run(pool, itinerary, None, retire, mode=mode)
+        run = _Run(pool, itinerary, None, retire, mode=mode, proof=proof)
         with _staged(run):
             violations = run.play()
     assert violations == [], "\n".join([*violations, *story(run.world)])
@@ -239,11 +255,12 @@ def dies(
     back_to: Point | None = None,
     cancels: bool = False,
     mode: Mode = Mode.AUTO,
+    proof: str = "true",
 ) -> list[str]:
     """What is wrong after a death at this point, with the story if anything is."""
     with scripts_in_virtual_time():
         back = back_to.number if back_to else None
-        run = _Run(pool, itinerary, point.number, retire, back_to=back, cancels=cancels, mode=mode)
+        run = _Run(pool, itinerary, point.number, retire, back_to=back, cancels=cancels, mode=mode, proof=proof)
         with _staged(run):
             violations = run.play()
         died = any(text.startswith("dies before") for _, text in run.world.story)
@@ -295,23 +312,33 @@ def _staged(run: _Run) -> Iterator[None]:
         yield
 
 
-def _scenario(itinerary: Itinerary, retire: Retire, mode: Mode) -> Scenario:
+def _scenario(itinerary: Itinerary, retire: Retire, mode: Mode, proof: str) -> Scenario:
     # Of two methods that go the same way, such as cold and stateful, the first one is played.
     ways = [pair for ways in (FORWARD, WITH_VOLUMES) for pair in ways.items()]
     methods = {way.name: method for method, way in reversed(ways)} | {UNDO_BACKUP.name: Method.BACKUP}
+    methods |= dict.fromkeys((GIVE_BACK_DRILL.name, UNDO_DRILL.name), Method.DRILL)
     servers = (Server("s1", "btrfs", 60e6), Server("s2", "btrfs", 60e6))
     if itinerary in _WAYS_OF_VOLUMES:
         method = methods.get(itinerary.name, Method.VOLUME_REFRESH)
         box = Box(name="box1", source="s1", target="s2", mib=20, method=method, retire=retire, mode=mode)
         return Scenario(1, servers, (), (timedelta(0),), Limits(), boxes=(box,))
     method = methods.get(itinerary.name, Method.WARM)
-    is_backup = method is Method.BACKUP
+    is_backup, has_volumes = method is Method.BACKUP, method not in (Method.BACKUP, Method.DRILL)
     machine = Machine(
         name="c1", source="s1", target="s2", runs=True, mib=20, guest=Guest(writes_per_second=5.0), snapshots=1,
         autostart="true", method=method, retire=retire, after_grace=AfterGrace.FORCE, mode=mode,
-        volumes=int(itinerary not in FORWARD.values() and not is_backup), nights=int(is_backup), keeps=int(is_backup),
+        volumes=int(itinerary not in FORWARD.values() and has_volumes), nights=int(is_backup), keeps=int(is_backup),
+        proof=proof,
     )  # fmt: skip
     return Scenario(1, servers, (machine,), (timedelta(0),), Limits())
+
+
+def _subject(scenario: Scenario) -> str:
+    """What the job is about, as a person names it."""
+    if scenario.boxes:
+        return scenario.boxes[0].place
+    (machine,) = scenario.machines
+    return machine.earlier if machine.method is Method.DRILL else machine.name
 
 
 def _any_job() -> Job:

@@ -40,10 +40,11 @@ class Machine:
     nights: int = 0  # runs of a backup, ``gap`` seconds apart
     gap: float = 0.0
     keeps: int = 0  # generations that its policy keeps on the target; 0: all
+    proof: str = "true"  # the command of its drill
 
     @property
     def is_copied(self) -> bool:
-        return self.method in (Method.COPY, Method.REFRESH, Method.BACKUP)
+        return self.method in (Method.COPY, Method.REFRESH, Method.BACKUP, Method.DRILL)
 
     @property
     def origin(self) -> str:
@@ -53,6 +54,11 @@ class Machine:
         """Of the run of a night; night -1 was before the trial began."""
         at = datetime(2025, 6, 1, tzinfo=UTC) + timedelta(days=night)
         return BackupOrder(policy="nightly", at=at, keep_on_target=Retention(last=self.keeps))
+
+    @property
+    def earlier(self) -> str:
+        """The generation that its target has when the trial begins."""
+        return self.order(-1).generation_of(self.origin)
 
     @property
     def policy(self) -> Policy:

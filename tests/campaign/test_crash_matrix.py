@@ -5,7 +5,7 @@ from functools import cache
 import pytest
 import redis
 
-from common.domain.itinerary import COLD, ITINERARIES, REFRESH, WARM, Itinerary
+from common.domain.itinerary import COLD, DRILL, ITINERARIES, REFRESH, WARM, Itinerary
 from common.domain.job import State
 from common.domain.plan import Mode
 from tests.campaign.matrix import PLAYED, Point, cancels, dies, points, stalls
@@ -45,6 +45,15 @@ def test_a_worker_that_dies_anywhere_in_a_pushed_or_relayed_pass_harms_nothing(
     meant = [point for point in points(pool, itinerary, mode=mode) if point.step in passes]
     assert {point.step for point in meant} == set(passes)
     wrong = [line for point in meant for line in dies(pool, itinerary, point, mode=mode)]
+    assert wrong == [], "\n".join(wrong)
+
+
+def test_a_worker_that_dies_anywhere_in_a_drill_that_fails_leaves_the_verdict_and_nothing_else(
+    pool: redis.ConnectionPool,
+) -> None:
+    """The generation tells of it, the job is parked with the reason, and the clone is gone: every third place."""
+    meant = points(pool, DRILL, proof="false")[::3]
+    wrong = [line for point in meant for line in dies(pool, DRILL, point, proof="false")]
     assert wrong == [], "\n".join(wrong)
 
 

@@ -3,13 +3,13 @@
 import pytest
 import redis
 
-from common.domain.itinerary import BACKUP, COLD, COPY, REFRESH, UNDO, UNDO_VOLUME, VOLUME_WAYS, WARM, Itinerary
+from common.domain.itinerary import BACKUP, COLD, COPY, DRILL, REFRESH, UNDO, UNDO_VOLUME, VOLUME_WAYS, WARM, Itinerary
 from common.domain.plan import Retire
 from tests.campaign.matrix import dies, forgets, points, rollbacks
 
 #: Of all pairs of a death and a checkpoint before it, every eighth one.
 _STRIDE = 8
-_BETWEEN_SERVERS = (WARM, COLD, COPY, REFRESH, BACKUP, *VOLUME_WAYS.values())
+_BETWEEN_SERVERS = (WARM, COLD, COPY, REFRESH, BACKUP, DRILL, *VOLUME_WAYS.values())
 
 
 @pytest.mark.exhaustive

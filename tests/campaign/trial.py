@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from types import SimpleNamespace, TracebackType
 from typing import Any, Self
 from unittest import mock
@@ -14,12 +15,14 @@ import redis
 from common.config import Settings
 from common.domain.errors import HerderError, PreflightRefused
 from common.domain.fleet import Fleet as Seen
+from common.domain.generation import Generation
 from common.domain.itinerary import BRING_BACK
 from common.domain.job import Job, State
 from common.domain.plan import Method, Overrides, Policy, Request, Retire, Selection
 from common.lxd.client import LxdClient
 from common.lxd.survey import survey
 from producer import control, recover
+from producer.drilling import Terms, plan_drills, request_for
 from producer.planner import make_plan
 from producer.submit import submit
 from producer.volumes import plan_volumes
@@ -154,7 +157,7 @@ def _launch(world: World, machine: Machine) -> None:
         made.snapshots[name] = Snapshot(name, world.now() - 1000 + number, dict(made.config), {}, old)
     if machine.method is Method.REFRESH:
         _copy_earlier(world, machine, made)
-    if machine.method is Method.BACKUP:
+    if machine.method in (Method.BACKUP, Method.DRILL):
         back_up_earlier(world.fleet, machine, made)
 
 
@@ -196,6 +199,9 @@ class Person:
 
     def submit(self, plan_id: str, machine: Machine, scenario: Scenario, night: int = 0) -> None:
         """Plan the move of one machine and have it begin."""
+        if machine.method is Method.DRILL:
+            self._submit_drill(plan_id, machine)
+            return
         request = Request(
             name=plan_id,
             select=Selection(source=machine.source, instances=(machine.name,)),
@@ -219,6 +225,16 @@ class Person:
             is_copy=machine.is_copied,
             is_backup=machine.nights > 0,
         )
+        submit(plan, self._world.store)
+
+    def _submit_drill(self, plan_id: str, machine: Machine) -> None:
+        seen = survey(self._world.client_of(machine.target), projects=("default",))
+        (generation,) = filter(None, (Generation.of(each, machine.target) for each in seen.instances))
+        terms = Terms(at=self._world.clock.moment(), command=(machine.proof,), timeout=timedelta(seconds=3))
+        fleet = Seen(seen_at=self._world.clock.moment(), servers={machine.target: seen})
+        request = request_for([generation], terms, plan_id)
+        plan = plan_drills(request, fleet, [generation], terms, plan_id=plan_id)
+        assert plan.moves, plan.refusals
         submit(plan, self._world.store)
 
     def submit_box(self, plan_id: str, box: Box, scenario: Scenario) -> None:
@@ -350,8 +366,10 @@ class Person:
         return self._world.outages.has_lost
 
     def states(self, machine: Machine) -> dict[str, str]:
-        """How the backups of a machine ended, by the name of their generation."""
+        """How the backups of a machine, or its drills, ended, by the name of their generation."""
         jobs = {**self._ended, **self._jobs()}.values()
+        if machine.method is Method.DRILL:
+            return {job.move.instance: job.state.value for job in jobs if job.move.origin == machine.origin}
         return {job.move.generation: job.state.value for job in jobs if job.move.instance == machine.name}
 
     def endings(self) -> list[Ending]:

@@ -4,15 +4,21 @@ As ``checker``, it reads only what the simulated servers have written down and w
 how each ended.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 
+from common.domain.drill import Drill
 from tests.campaign.scenario import Machine
 from tests.simulator import Entry, Fleet
 from tests.simulator.model import Data, Instance
 
 _STATE, _OF = "user.herder-backup-state", "user.herder-backup-of"
 _MARK = "user.herder."
-_GUARD = {"herder-guard": {"type": "unix-char", "source": "/dev/herder-guard", "path": "/dev/herder-guard"}}
+_DEVICES = {
+    "root": {"type": "disk", "path": "/", "pool": "default"},
+    "herder-guard": {"type": "unix-char", "source": "/dev/herder-guard", "path": "/dev/herder-guard"},
+}
+_DEFINITION = {"profiles": [], "config": {"limits.memory": "1GiB", "raw.lxc": "of the source"}, "expanded_devices": {}}
 _EARLIER = -1
 
 
@@ -25,10 +31,13 @@ def back_up_earlier(fleet: Fleet, machine: Machine, source: Instance) -> None:
         _OF: machine.origin,
         "user.herder-backup-at": order.at.isoformat(),
         _STATE: "complete",
+        "user.herder-backup-definition": json.dumps(_DEFINITION),
+        "raw.lxc": "somebody has put it here",
     }
-    name = order.generation_of(machine.origin)
-    made = fleet.launch(machine.target, name, size=machine.mib * 1024**2, config=config, devices=_GUARD, runs=False)
+    size = machine.mib * 1024**2
+    made = fleet.launch(machine.target, machine.earlier, size=size, config=config, devices=_DEVICES, runs=False)
     assert source.data
+    made.profiles, made.guest = [], machine.guest
     made.data = Data(source.data.generation, -1000, source.data.size)
 
 
@@ -52,6 +61,29 @@ def check_backups(fleet: Fleet, machine: Machine, states: Mapping[str, str], *, 
         found += [f"the unfinished generation {name} is left" for name in making]
         staging = [each for each in there.values() if each.config[_STATE] == "staging"]
         found += [f"{each.name} is still held by {each.config[f'{_MARK}job']}" for each in staging if _is_held(each)]
+    return found
+
+
+def check_drills(fleet: Fleet, machine: Machine, states: Mapping[str, str]) -> list[str]:
+    """The generation is as it was and tells how its drill ended; what was started was alone, and is gone."""
+    server = fleet.servers[machine.target]
+    generation = server.instances["default", machine.earlier]
+    found = list(_check_data(fleet, machine, generation))
+    left = sorted(name for _, name in server.instances if name != machine.earlier)
+    found += [f"{name} is left over" for name in left]
+    outcome = Drill.read(generation.config.get("user.herder-backup-drill", ""))
+    if "done" in states.values() and not (outcome and outcome.succeeded):
+        found.append(f"the drill is done, and the generation tells of {outcome}")
+    started = [entry for entry in fleet.history() if entry.kind == "started" and entry.server == machine.target]
+    if "parked" in states.values() and not (outcome and not outcome.succeeded and outcome.reason):
+        found.append(f"the drill has failed, and the generation tells of {outcome}")
+    if "done" in states.values() and not started:
+        found.append("nothing was started")
+    for entry in started:
+        before = [e for e in server.history.of(entry.instance, "configured", "created") if e.at <= entry.at]
+        told = before[-1].detail
+        if list(told["devices"]) != ["root"] or told.get("profiles") or "raw.lxc" in told["config"]:
+            found.append(f"{entry.instance} was started with {told}")
     return found
 
 
@@ -86,7 +118,7 @@ def _check_data(fleet: Fleet, machine: Machine, generation: Instance) -> Iterato
 
 def _check_removals(fleet: Fleet, machine: Machine) -> Iterator[str]:
     """A complete generation goes only when the policy has more than it keeps, and a newer one is complete."""
-    complete = {machine.order(_EARLIER).generation_of(machine.origin)}
+    complete = {machine.earlier}
     for entry in fleet.history():
         if entry.server != machine.target:
             continue

@@ -158,7 +158,7 @@ def test_every_step_is_explained() -> None:
     steps = list(dict.fromkeys(step.name for itinerary in ITINERARIES.values() for step in itinerary.steps))
     page = EXPLANATION / "how-a-move-survives.md"
     backups = EXPLANATION / "how-a-backup-survives.md"
-    told = [step for heading in ("Steps", "Into an archive") for step in first_cells(backups, heading)]
+    told = [step for heading in ("Steps", "Into an archive", "Drills") for step in first_cells(backups, heading)]
     told += [
         step
         for heading in (

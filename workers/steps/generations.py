@@ -32,6 +32,7 @@ from workers.steps.backing_up import has_arrived, release_staging
 from workers.steps.context import Context
 from workers.steps.copies import find_operation, remove_copy
 from workers.steps.copying import is_received
+from workers.steps.drilling import keep_outcome
 from workers.steps.guard import guard, is_promoted
 from workers.steps.marks import mark, unmarked
 
@@ -259,6 +260,7 @@ def _prune_generations(ctx: Context) -> Outcome | None:
     here = (Generation.of(each, ctx.move.target) for each in ctx.target.instances(ctx.move.target_project))
     own = {g.at: g for g in here if g is not None and (g.policy, g.source) == (order.policy, ctx.move.origin)}
     removed = set(retain(own, order.keep_on_target, order.zone).remove) - ({max(own)} if own else set())
+    keep_outcome(ctx, own, removed)
     operations = ctx.target.operations(project=ctx.move.target_project)
     for moment in sorted(removed):
         name = own[moment].name

@@ -1,5 +1,6 @@
 """The plan's own word on whether the moved instance is well: a command that must end with exit code 0 inside it."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from common.domain.errors import ServerRefused, VerificationFailed
@@ -19,14 +20,19 @@ def check_health(ctx: Context) -> Outcome | None:
     health = ctx.move.policy.health
     if health is None or not ctx.job.facts.get("was_running"):
         return None
-    if "health_since" not in ctx.job.facts:
+    if not ctx.job.facts.get("health_since"):
         ctx.note(health_since=ctx.now().isoformat())
+    is_under_way = "health" in ctx.job.evidence
     try:
         ended = ctx.settle("health", lambda: ctx.on_target(_run(ctx, health)), blocked_on="the health command")
     except ServerRefused as refused:
         return _not_well(ctx, health, refused.message)
     if isinstance(ended, Outcome):
-        return ended
+        left = _time_left(ctx, health)
+        if left > timedelta(0) or not is_under_way:
+            return replace(ended, retry_in=min(ended.retry_in, max(left, _AGAIN)))
+        ctx.forget("health")
+        return _not_well(ctx, health, "it has not ended")
     ctx.forget("health")
     if ended is None:
         # Its server forgot it before anybody looked: that is no verdict.
@@ -48,7 +54,7 @@ def _verdict(ended: Operation) -> str:
 
 
 def _not_well(ctx: Context, health: Health, verdict: str) -> Outcome:
-    if ctx.now() - datetime.fromisoformat(ctx.job.facts["health_since"]) < health.timeout:
+    if _time_left(ctx, health) > timedelta(0):
         return _wait(ctx, verdict)
     # A retry shall have the whole time again.
     ctx.job = ctx.job.without("health_since")
@@ -56,6 +62,10 @@ def _not_well(ctx: Context, health: Health, verdict: str) -> Outcome:
         f"{' '.join(health.command)}: {verdict}, for {health.timeout.total_seconds():.0f} s",
         hint=f"it runs on {ctx.move.target}, the source is kept, stopped; mend it, then `herder retry {ctx.job.id}`",
     )
+
+
+def _time_left(ctx: Context, health: Health) -> timedelta:
+    return health.timeout - (ctx.now() - datetime.fromisoformat(ctx.job.facts["health_since"]))
 
 
 def _wait(ctx: Context, verdict: str) -> Outcome:

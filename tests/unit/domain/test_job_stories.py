@@ -161,6 +161,8 @@ def test_a_fault_on_the_way_back_does_not_hide_the_verdict() -> None:
     tried = back.with_outcome(Outcome.retry(an_error("server_unreachable"), retry_in=SECOND), NOW)
     assert tried.blocked_on == "told as server_unreachable"
     assert there_and_back(tried.taken(NOW)).error == verdict
+    looked = back.with_outcome(Outcome.again(), NOW)
+    assert there_and_back(looked).error == verdict
 
 
 def test_a_retry_of_a_job_that_was_parked_on_the_way_back_goes_on() -> None:
@@ -206,6 +208,7 @@ def test_a_cancelled_job_that_finds_itself_handed_over_goes_forward(method: Meth
         Method.VOLUME_COPY: "settle_volume",
         Method.VOLUME_REFRESH: "drop_kept_volume",
         Method.BACKUP: "prune",
+        Method.DRILL: "drop_clone",
     }
     following = after.get(method, "start_target")
     assert (forward.itinerary, forward.step, forward.is_committed) == (FORWARD[method].name, following, True)

@@ -3,7 +3,8 @@
 from dataclasses import replace
 from datetime import timedelta
 
-from common.domain.backup import BackupPolicy, BackupTarget, Schedule
+from common.domain.backup import BackupPolicy, BackupTarget, DrillPolicy, Schedule
+from common.domain.drill import Drill
 from common.domain.generation import Generation
 from common.domain.plan import Selection
 from producer.ages import ages, newest_run
@@ -68,3 +69,26 @@ def test_an_instance_without_a_backup_is_as_old_as_itself() -> None:
     assert not told["s1:default/young", "s2"].is_breached
     assert told["s1:default/old", "s3"].is_breached
     assert told["s1:default/old", "s3"].last_good is None
+
+
+def drilled(hours_ago: int, drill_hours_ago: int, *, succeeded: bool = True) -> Generation:
+    at = NOW - drill_hours_ago * HOUR
+    return replace(generation(hours_ago), drill=Drill(at=at, generation="g", succeeded=succeeded))
+
+
+def test_a_backup_is_unproven_when_its_last_drill_failed_or_is_too_long_ago() -> None:
+    """On the target whose generations are drilled; a drill of an older generation counts, and none counts from it."""
+    drills = DrillPolicy(schedule=Schedule(when="weekly"), max_age=10 * HOUR)
+    policy = replace(POLICY, drill=drills)
+
+    def unproven(*found: Generation, policy: BackupPolicy = policy) -> list[bool]:
+        return [each.is_unproven for each in ages(policy, [an_instance("web1")], found, NOW)]
+
+    assert unproven(generation(1), drilled(30, 9)) == [False, False]
+    assert unproven(generation(1), drilled(30, 11)) == [True, False]
+    assert unproven(generation(9)) == [False, False]
+    assert unproven(generation(1), generation(11), generation(11, "s3")) == [True, False]
+    assert unproven(drilled(1, 1, succeeded=False), drilled(30, 9)) == [True, False]
+    assert unproven(drilled(1, 1, succeeded=False), policy=POLICY) == [True, False]
+    assert unproven() == [False, False]
+    assert unproven(generation(11), policy=replace(policy, drill=replace(drills, max_age=None))) == [False, False]

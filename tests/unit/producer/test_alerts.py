@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 
 from common.domain.alert import Cause
+from common.domain.drill import Drill
 from common.domain.job import Job, JobError, State
 from common.domain.plan import Finding, Refusal
 from producer.ages import Age
@@ -45,7 +46,7 @@ def test_a_failure_lasts_until_a_later_job_is_done(state: State) -> None:
     assert list(of_run("nightly", [plan], [replace(JOB, state=State.DONE)], {alert.key})) == []
 
 
-def test_only_breaches_are_told() -> None:
+def test_only_breaches_and_what_is_not_proven_are_told() -> None:
     age = Age(
         policy="nightly", source="s1:default/web1", target="s2", last_good=NOW, generation="g",
         age=timedelta(hours=30), rpo=timedelta(hours=26),
@@ -54,5 +55,9 @@ def test_only_breaches_are_told() -> None:
     (breach,) = of_ages([age, young, unbound])
     assert breach.subject == SUBJECT
     assert "is 30.0 h old, which is allowed to be 26.0 h old" in breach.text
+    failed = Drill(at=NOW, generation="g", succeeded=False, reason="false: exit code 1")
+    (unproven,) = of_ages([replace(young, drill=failed)])
+    assert (unproven.cause, unproven.subject) == (Cause.UNPROVEN, SUBJECT)
+    assert "false: exit code 1; `herder backup drill s1:web1`" in unproven.text
     (never,) = of_ages([replace(age, last_good=None)])
     assert "was never made" in never.text

@@ -51,6 +51,11 @@ def said(result: Result) -> str:
 MISTAKES: Sequence[tuple[str, list[str], str]] = [
     ("an unknown source", ["evacuate", "s9:", "--to", "s2:", "--yes"], "no remote 's9'; known: local, s1, s2"),
     ("an unknown target", ["evacuate", "s1:", "--to", "s9:", "--yes"], "no remote 's9'"),
+    (
+        "a drill in an archive",
+        ["backup", "drill", "/srv/web.tar"],
+        "/srv/web.tar: a generation in an archive cannot be",
+    ),
     ("a server of images", ["evacuate", "images:", "--to", "s2:", "--yes"], "gives out images and runs no instances"),
     ("an instance where a server is meant", ["evacuate", "s1:web1", "--to", "s2:"], "'s1:web1' names an instance"),
     (

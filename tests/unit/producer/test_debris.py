@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.domain.drill import DRILLED
 from common.domain.fleet import Pool, Profile, Server
-from common.domain.instance import COPY_OF, GUARD_DEVICE, REFRESHED, Instance, Snapshot, guard_profile
+from common.domain.instance import BACKUP_STATE, COPY_OF, GUARD_DEVICE, REFRESHED, Instance, Snapshot, guard_profile
 from common.domain.job import Job, State
 from common.domain.operation import Operation
 from producer.debris import (
@@ -682,3 +683,28 @@ def test_a_volume_that_a_project_shares_with_the_default_one_is_told_once() -> N
     (volume,) = server.volumes.values()
     shared = replace(server, volumes=volumes_by_key(volume, replace(volume, project="shop")))
     assert len(found(a_scene(shared))) == 1
+
+
+class TestClonesOfDrills:
+    """What a drill has begun, and nobody goes on with."""
+
+    @staticmethod
+    def scene(status: str = "Running", state: State | None = None) -> Scene:
+        clone = marked(an_instance(status=status), role="drill", source="s2:gen", state="drilled")
+        clone = replace(clone, config={**clone.config, BACKUP_STATE: DRILLED})
+        return a_scene(a_server("s2", clone), job=state)
+
+    @pytest.mark.parametrize("state", [None, State.DONE, State.CANCELLED])
+    def test_one_that_runs_is_stopped_and_deleted(self, state: State | None) -> None:
+        piece = the_one(self.scene(state=state))
+        assert (piece.kind, piece.is_mendable) == (Kind.DRILL, True)
+        stop = 'PUT /1.0/instances/web1/state?project=default {"action": "stop", "force": true}'
+        assert calls(piece) == [stop, DELETE]
+        assert calls(the_one(self.scene("Stopped", state))) == [DELETE]
+
+    @pytest.mark.parametrize("state", AT_WORK)
+    def test_one_whose_job_is_at_work_is_no_debris(self, state: State) -> None:
+        assert found(self.scene(state=state)) == []
+
+    def test_one_whose_job_is_parked_waits_for_a_person(self) -> None:
+        assert "parked" in the_one(self.scene(state=State.PARKED)).held

@@ -21,6 +21,7 @@ policies:
     rpo: 26h
     hook: {before: [fsfreeze -f /srv], after: [fsfreeze -u /srv]}
     limits: {per_target: 1}
+    drill: {schedule: {when: weekly}, command: [systemctl, is-system-running], target: s3, max_age: 40d}
 """
 
 
@@ -39,11 +40,16 @@ def test_a_policy_says_what_when_whither_and_how_long(file: Path) -> None:
     assert [target.keep for target in policy.targets] == [Retention(daily=7, weekly=4), Retention()]
     assert (policy.keep, policy.rpo, policy.limits.per_target) == (Retention(last=3), timedelta(hours=26), 1)
     assert policy.hook.before == ("fsfreeze -f /srv",)
+    assert policy.drill is not None
+    assert (policy.drill.command, policy.drill_target) == (("systemctl", "is-system-running"), "s3")
+    assert (policy.drill.timeout, policy.drill.max_age) == (timedelta(minutes=5), timedelta(days=40))
 
 
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
+        pytest.param("target: s3", "target: s4", "policies.0.drill.target: s4 is no remote of", id="no target"),
+        pytest.param("when: weekly", "when: wekly", ":11:13: policies.0.drill.schedule: 'wekly'", id="a wrong drill"),
         pytest.param("rpo: 26h", "rop: 26h", ":8:5: policies.0.rop: there is no such key", id="a typo"),
         pytest.param("30 2 * * *", "30 25 * * *", ":4:5: policies.0.schedule: '30 25", id="a wrong time"),
         pytest.param("Europe/Berlin", "Europe/Berlim", "there is no time zone 'Europe/Berlim'", id="a wrong zone"),
@@ -76,15 +82,36 @@ def test_a_name_is_given_once_in_a_file_and_in_all(file: Path, tmp_path: Path) -
     with pytest.raises(PlanFileError, match="policy nightly is in"):
         read_all([file, other])
     other.write_text(FILE + FILE.removeprefix("policies:\n"))
-    with pytest.raises(PlanFileError, match=r"other.yaml:11:5: policies.1.name: another policy has it"):
+    with pytest.raises(PlanFileError, match=r"other.yaml:12:5: policies.1.name: another policy has it"):
         read_policies(other)
+
+
+def with_archive(text: str) -> str:
+    text = text.replace("{remote: s3}", "{archive: 's3://vault/night/', compression: zstd, keep: {last: 3}}")
+    return text.replace("    hook: {before: [fsfreeze -f /srv], after: [fsfreeze -u /srv]}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        pytest.param("target: s3", "target: 's3://vault/night'", "s3://vault/night is no remote of", id="an archive"),
+        pytest.param(
+            '{remote: "s2:", project: backups, storage: slow,', "{archive: /srv,", "no target is a", id="none"
+        ),
+    ],
+)
+def test_what_is_in_an_archive_is_not_drilled(file: Path, old: str, new: str, words: str) -> None:
+    text = with_archive(FILE).replace(old, new)
+    file.write_text(text if "no target" not in words else text.replace(", target: s3", ""))
+    with pytest.raises(PlanFileError, match=f"policies.0.drill.target: {words}"):
+        read_policies(file)
 
 
 def test_a_target_may_be_an_archive_and_knows_its_line(file: Path) -> None:
     """Errors that show only when it is used name that."""
-    text = FILE.replace("{remote: s3}", "{archive: 's3://vault/night/', compression: zstd, keep: {last: 3}}")
-    file.write_text(text.replace("    hook: {before: [fsfreeze -f /srv], after: [fsfreeze -u /srv]}\n", ""))
+    file.write_text(with_archive(FILE).replace(", target: s3", ""))
     (policy,) = read_policies(file)
+    assert policy.drill_target == "s2"
     remote, archive = policy.targets
     assert (remote.place, remote.written) == ("s2", f"{file}:6:10")
     assert (archive.place, archive.written) == ("s3://vault/night", f"{file}:7:10")

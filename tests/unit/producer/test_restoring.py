@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from common.domain.drill import BACKUP_DRILL
 from common.domain.errors import InputError
 from common.domain.fleet import Profile
 from common.domain.generation import EMPTY_PROFILE, Generation
@@ -70,7 +71,7 @@ def test_where_nothing_is_old_enough_nothing_else_is_taken() -> None:
 def test_an_instance_is_made_of_its_definition_and_not_of_what_its_generation_is() -> None:
     """Neither the guard nor the marks of a backup come along, and addresses only if they are asked for."""
     (move,) = planned(Chosen(told(), a_definition()), wanted=Wanted(to="s3", overrides=EVERYTHING)).moves
-    config = move.overrides.over(a_generation().config)
+    config = move.overrides.over(a_generation(marks={BACKUP_DRILL: "{}"}).config)
     assert (move.name, move.overrides.profiles) == ("web1", ("web",))
     assert config["user.owner"] == "ann"
     assert not [key for key in config if key.startswith("user.herder") or key.endswith("hwaddr")]
