@@ -14,7 +14,7 @@ unix socket is limited, to 107 characters. Below the root:
     programs/                       Incus, unpacked
     stand-ins/                      what virtual machines need and this kernel has not
 
-and beside it ROOT.lock while somebody changes the lab. `s1` and `s2` stand alone with a btrfs pool on a loop file,
+and beside it ROOT.lock while somebody changes the lab; `/var/tmp/herder-ports` tells which lab has which ports. `s1` and `s2` stand alone with a btrfs pool on a loop file,
 `d1` with a dir pool; `c1`, `c2` and `c3` are one cluster with btrfs pools. `i1` and `i2` are
 servers of Incus with btrfs pools, `v1` and `v2` servers of LXD that run virtual machines, with btrfs pools; these come
 up only when they are named. A lab that is made with `$HERDER_LAB_PRODUCT=incus` has Incus in all others. All listen on
@@ -46,9 +46,11 @@ MACHINE_SERVERS = {"v1": "btrfs", "v2": "btrfs"}
 ALL = (*SERVERS, *INCUS_SERVERS, *MACHINE_SERVERS)
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-# Each lab gets its own stretch of ports by its path. All lie below the ports that the kernel gives to outgoing
-# connections: else one of those could sit on a server's port when the server starts again.
+# Each lab gets its own stretch of ports, mostly the same one by its path. All lie below the ports that the kernel gives
+# to outgoing connections: else one of those could sit on a server's port when the server starts again.
 FIRST_PORT, PORTS_PER_LAB, STRETCHES = 20000, 20, 600
+#: Of the whole machine: the number of a stretch, as a link to the root of the lab that has it.
+CLAIMS = Path("/var/tmp/herder-ports")
 MARK = "herder-lab"
 LONGEST_ROOT = 80  # the path of a unix socket has less than 108 characters
 
@@ -199,7 +201,18 @@ def _digest(path: Path) -> str:
 
 
 def _first_port(root: Path) -> int:
-    return FIRST_PORT + int(_digest(root), 16) % STRETCHES * PORTS_PER_LAB
+    """The beginning of a stretch that no other lab has: to look for free ports is not enough while another one does."""
+    CLAIMS.mkdir(parents=True, exist_ok=True)
+    with host.locked(CLAIMS / "lock"):
+        own = [claim for claim in CLAIMS.iterdir() if claim.is_symlink() and claim.readlink() == root]
+        first = int(own[0].name) if own else int(_digest(root), 16)
+        for number in range(first, first + STRETCHES):
+            claim = CLAIMS / str(number % STRETCHES)
+            if not claim.exists() or claim.readlink() == root:  # a link to a lab that is gone leads nowhere
+                claim.unlink(missing_ok=True)
+                claim.symlink_to(root)
+                return FIRST_PORT + int(claim.name) * PORTS_PER_LAB
+    raise LabError(f"all {STRETCHES} stretches of ports belong to other labs; see {CLAIMS}")
 
 
 def _lock(root: Path) -> Path:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.lab import INCUS_SERVERS, SERVERS, Lab, LabError, LabServer, RefusedError, host, image
+from tests.lab import lab as lab_module
 from tests.lab.daemon import Daemon
 from tests.lab.host import Process
 from tests.lab.lab import CHECKOUT
@@ -295,6 +296,22 @@ def test_up_mends_what_a_crashed_up_left(other_root: Path) -> None:
     lab = Lab.up(["s1"], root=other_root)
     assert not left.alive
     assert lab.servers["s1"].query("GET", "/1.0/storage-pools") == ["/1.0/storage-pools/default"]
+
+
+def test_no_two_labs_have_the_same_ports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though their paths lead to the same; the ports of one that is gone are free again."""
+    monkeypatch.setattr(lab_module, "CLAIMS", tmp_path / "claims")
+    monkeypatch.setattr(lab_module, "_digest", lambda _: "2f")
+    roots = [tmp_path / name for name in ("one", "two", "three")]
+    for root in roots:
+        root.mkdir()
+    first = [lab_module._first_port(root) for root in roots]
+    assert len(set(first)) == 3
+    assert [lab_module._first_port(root) for root in roots] == first
+    roots[1].rmdir()
+    other = tmp_path / "other"
+    other.mkdir()
+    assert lab_module._first_port(other) == first[1]
 
 
 def test_up_starts_what_was_killed_and_keeps_what_it_had(other_root: Path) -> None:
