@@ -14,11 +14,12 @@ unix socket is limited, to 107 characters. Below the root:
     programs/                       Incus, unpacked
     stand-ins/                      what virtual machines need and this kernel has not
 
-and beside it ROOT.lock while somebody changes the lab; `/var/tmp/herder-ports` tells which lab has which ports. `s1` and `s2` stand alone with a btrfs pool on a loop file,
-`d1` with a dir pool; `c1`, `c2` and `c3` are one cluster with btrfs pools. `i1` and `i2` are
-servers of Incus with btrfs pools, `v1` and `v2` servers of LXD that run virtual machines, with btrfs pools; these come
-up only when they are named. A lab that is made with `$HERDER_LAB_PRODUCT=incus` has Incus in all others. All listen on
-127.0.0.1 only, and the guests' network cards are on a bridge that leads nowhere.
+and beside it ROOT.lock while somebody changes the lab; `/var/tmp/herder-ports` tells which lab has which ports. `s1`
+and `s2` stand alone with a btrfs pool on a loop file, `d1` with a dir pool; `c1`, `c2` and `c3` are one cluster with
+btrfs pools. `i1` and `i2` are servers of Incus with btrfs pools, `v1` and `v2` servers of LXD that run virtual
+machines, with btrfs pools; these come up only when they are named. A lab that is made with
+`$HERDER_LAB_PRODUCT=incus` has Incus in all others. All listen on 127.0.0.1 only, and the guests' network cards are on
+a bridge that leads nowhere.
 """
 
 import hashlib
