@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from common.domain.errors import IdentityMismatch, NotFound, ServerRefused, TransferFailed
+from common.domain.errors import IdentityMismatch, NotFound, ServerBusy, ServerRefused, TransferFailed
 from common.domain.instance import Instance
 from common.domain.job import Outcome
 from common.domain.operation import OperationRef
@@ -12,6 +12,9 @@ from workers.steps.context import Context
 from workers.steps.cutover import was_finished
 from workers.steps.guard import guard, remove_guard_profiles
 from workers.steps.marks import is_own_snapshot, mark, unmarked
+
+#: btrfs lets nobody change what is being sent. After its target has died, that lasts until the source notices.
+_IS_SENT = "Could not set subvolume flags: Operation not permitted"
 
 
 def retire_source(ctx: Context) -> Outcome:
@@ -98,6 +101,8 @@ def _drop(
         if ended is None:
             # Its server has forgotten the removal, perhaps before it was carried out.
             return Outcome.again(evidence=ctx.job.evidence)
+        if not ended.succeeded and _IS_SENT in ended.error:
+            raise ServerBusy(f"{client.remote}: snapshot {snapshot} is still being sent: {ended.error}")
         if not ended.succeeded:
             raise ServerRefused(f"{client.remote}: removal of snapshot {snapshot}: {ended.error}")
     return None

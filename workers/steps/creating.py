@@ -3,7 +3,7 @@
 Nothing of it is ever removed by herder: the next instance needs it too.
 """
 
-from common.domain.errors import PreflightRefused, ServerBusy, ServerRefused
+from common.domain.errors import PreconditionFailed, PreflightRefused, ServerBusy, ServerRefused
 from common.domain.fleet import Definition
 from common.domain.plan import Creation, Thing
 from workers.steps.context import Context
@@ -29,13 +29,17 @@ def _furnish(ctx: Context, creation: Creation) -> None:
     if ctx.move.target_project not in made or found.config or found.devices:
         return
     ctx.confirm_fence()
-    ctx.target.replace_profile(
-        found,
-        description=creation.description,
-        config=creation.config,
-        devices=creation.devices,
-        project=ctx.move.target_project,
-    )
+    try:
+        ctx.target.replace_profile(
+            found,
+            description=creation.description,
+            config=creation.config,
+            devices=creation.devices,
+            project=ctx.move.target_project,
+        )
+    except PreconditionFailed as changed:
+        message = f"{ctx.move.target}: another job fills profile {creation.name} of {ctx.move.target_project}"
+        raise ServerBusy(message) from changed
 
 
 def _is_there(ctx: Context, creation: Creation) -> bool:
