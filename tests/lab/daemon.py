@@ -17,6 +17,9 @@ from tests.lab.host import Process
 from tests.lab.product import LXD, Product
 
 READY_SECONDS = 60
+# Debian starts a daemon again that crashed (Restart=on-failure of its service), so the lab does too. A program of Go
+# that crashes ends with status 2; one that was killed is meant to stay dead, and one that refuses to start as well.
+KEEPER = 'until "$@"; [ $? -ne 2 ]; do sleep 1; done'
 # For transfers, and for virtual machines, which run on without their daemon.
 STARTED_BY_DAEMONS = ("rsync", "btrfs", "tar", "unsquashfs", "qemu-system-x86_64", "virtiofsd")
 # A daemon asks images.linuxcontainers.org for news when it starts. The lab stays on this machine: that request is
@@ -68,16 +71,18 @@ class Daemon:
         if self.process:
             return
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o711)
-        # The shell ends at once and leaves the daemon to the system: nobody's child outlives us, and leaves no zombie.
-        script = f'setsid {self.product.command} </dev/null >>"$1" 2>&1 & echo $!'
+        self._end_keepers()
+        # This shell ends at once and leaves the keeper to the system: nobody's child outlives us, and leaves no zombie.
+        script = 'log=$1; shift; setsid "$@" </dev/null >>"$log" 2>&1 & echo $!'
+        keeper = ("sh", "-c", KEEPER, self._keepers_name, *self.product.command.split())
         environment = {**self.product.environment(self.folder), **NO_OUTSIDE}
-        started = host.run("sh", "-c", script, "sh", str(self.log), env=environment)
-        process = Process.find(int(started))
+        started = Process.find(int(host.run("sh", "-c", script, "sh", str(self.log), *keeper, env=environment)))
+        host.wait_until(
+            f"{self.product.program} to start", lambda: bool(self.process) or not (started and started.alive)
+        )
+        process = self.process
         if process is None:
             raise LabError(f"{self.product.name} ended at once; see {self.log}")
-        host.wait_until(
-            f"the shell to become {self.product.program}", lambda: self._is_daemon(process) or not process.alive
-        )
         self.note.write_text(json.dumps(asdict(process)))
 
     def wait_ready(self) -> None:
@@ -99,6 +104,7 @@ class Daemon:
 
     def kill(self) -> None:
         """SIGKILL the daemon only; its containers run on."""
+        self._end_keepers()
         if process := self.process:
             process.send(signal.SIGKILL)
             # Also of a child that it was just about to start, which would be taken for the daemon.
@@ -123,6 +129,7 @@ class Daemon:
 
         Does not need a daemon that answers, nor a note of it: this is also how the remains of a crashed `up` go away.
         """
+        self._end_keepers()
         host.end_all([process for process in host.processes() if self._is_ours(process)])
         monitors = [process for process in host.processes() if self._is_monitor(process)]
         guests = host.descendants(monitors)
@@ -139,6 +146,14 @@ class Daemon:
         host.run("rm", "--recursive", "--force", "--one-file-system", str(self.folder))
         for beside in (self.note, self.log, self.ready):
             beside.unlink(missing_ok=True)
+
+    @property
+    def _keepers_name(self) -> str:
+        return f"keeper-of-{self.folder}"
+
+    def _end_keepers(self) -> None:
+        """The daemon itself runs on, and is not started again."""
+        host.end_all([process for process in host.processes() if self._keepers_name in process.command.split()])
 
     def _is_daemon(self, process: Process) -> bool:
         return process.command == self.product.command and self._is_ours(process)

@@ -161,6 +161,24 @@ def test_containers_survive_a_killed_daemon(lab: Lab, launched: Callable[..., st
     assert state_of(server, guest)["status"] == "Running"
 
 
+def test_a_daemon_that_crashes_is_started_again_and_one_that_is_killed_is_not(lab: Lab) -> None:
+    """As its service does on Debian; SIGABRT is a crash to a program of Go."""
+    server = lab.servers["s2"]
+    crashed = server.daemon.process
+    assert crashed
+    crashed.send(signal.SIGABRT)
+    host.wait_until("another daemon", lambda: server.pid not in {None, crashed.pid})
+    server.daemon.wait_ready()
+    again = server.daemon.process
+    assert again
+    again.send(signal.SIGABRT)
+    host.wait_until("the end of the other", lambda: not again.alive)
+    server.kill()
+    assert not [it.command for it in host.processes() if f"keeper-of-{server.lxd_dir}" in it.command]
+    assert server.pid is None
+    server.start()
+
+
 def test_a_frozen_daemon_is_silent_until_it_thaws(lab: Lab) -> None:
     server = lab.servers["s2"]
     server.freeze()

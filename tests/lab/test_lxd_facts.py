@@ -414,10 +414,11 @@ class TestEvacuation:
     def test_a_disk_from_the_host_crashes_the_daemon(self, cluster: dict[str, Site]) -> None:
         """An instance with such a device makes the evacuation end the daemon of the member; its containers run on."""
         c1 = cluster["c1"]
+        before = c1.server.pid
         c1.server.launch(NAME, devices={**NO_NIC, "host": {"type": "disk", "source": "/etc", "path": "/mnt"}})
         evacuate(c1)
-        wait_until("the daemon to crash", lambda: c1.server.pid is None)
-        c1.server.start()
+        wait_until("the daemon to crash and to be started again", lambda: c1.server.pid not in {None, before})
+        c1.server.daemon.wait_ready()
         assert status(c1) == "Running"
 
 
