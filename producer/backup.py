@@ -132,6 +132,7 @@ def request_for(policy: BackupPolicy, target: BackupTarget, at: datetime) -> Req
         keep=policy.keep,
         keep_on_target=target.keep,
         hook=policy.hook,
+        volumes=policy.volumes,
     )
     request = Request(
         name=f"backup {policy.name} to {target.place}", select=policy.select, limits=policy.limits, backup=order

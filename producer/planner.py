@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import datetime
 from fnmatch import fnmatchcase
 
+from common.domain.eligibility import backed_volumes
 from common.domain.errors import InputError
 from common.domain.fleet import Fleet, Server, place
 from common.domain.instance import HOME, Instance
@@ -153,9 +154,12 @@ def _draft(request: Request, instance: Instance, fleet: Fleet) -> Move:
         policy=request.policy,
         overrides=replace(own, config={**own.config, **_home(request, instance)}),
         backup=request.backup,
+        volumes=request.each.get(instance.name, Own()).volumes,
     )
     if draft.backup:
-        return replace(draft, name=draft.backup.staging_of(draft.origin))
+        there = (fleet.servers[request.select.source], fleet.servers[request.targets[0]])
+        volumes = backed_volumes(instance, draft, *there)
+        return replace(draft, name=draft.backup.staging_of(draft.origin), volumes=volumes)
     return _refreshing(draft, fleet.servers[request.targets[0]]) if draft.is_refresh else draft
 
 

@@ -130,6 +130,7 @@ class _Policy(Model):
     keep: _Keep = _Keep(last=3)
     rpo: Duration | None = None
     hook: _Hook = _Hook()
+    volumes: bool = True
     limits: LimitsModel = LimitsModel()
     mode: Mode = Mode.AUTO
     drill: _Drill | None = None
@@ -146,6 +147,7 @@ class _Policy(Model):
             keep=self.keep.retention(),
             rpo=self.rpo,
             hook=Hook(before=tuple(self.hook.before), after=tuple(self.hook.after), timeout=self.hook.timeout),
+            volumes=self.volumes,
             limits=self.limits.limits(),
             mode=self.mode,
             rate=self.limits.rate,

@@ -23,6 +23,7 @@ from common.domain.generation import (
 )
 from common.domain.instance import BACKUP_STATE, COPY_OF, is_root_disk
 from common.domain.plan import Limits, Method, Mode, Overrides, Own, Plan, Policy, Request, Selection, Thing
+from common.domain.volume import AttachedVolume
 from producer.planner import UNUSED_MAP
 
 _OF_BACKUPS = (BACKUP, BACKUP_OF, BACKUP_AT, BACKUP_STATE, BACKUP_DEFINITION, BACKUP_DRILL, COPY_OF)
@@ -106,14 +107,36 @@ def _request(way: _Way, group: Sequence[Chosen], wanted: Wanted) -> Request:
         # What has other names on the target is called so here, where it is known what is a name of the source's.
         overrides=replace(wanted.overrides, config={}, devices={}, profiles=None, storage=""),
         each={
-            each.generation.name: Own(name=name, overrides=_overrides(each.definition, wanted))
-            for each, name in zip(group, names, strict=True)
+            each.generation.name: _own(each.definition, name, wanted) for each, name in zip(group, names, strict=True)
         },
     )
 
 
-def _overrides(definition: Mapping[str, Any], wanted: Wanted) -> Overrides:
-    """All that the instance was, in the target's names, with what shall differ."""
+def _own(definition: Mapping[str, Any], name: str, wanted: Wanted) -> Own:
+    """What one instance is made of, with the volumes that were backed up with it and that it shall attach.
+
+    One that gets another name does not get volumes of the names that the other one's have.
+    """
+    ending = f"-{wanted.name}" if wanted.name else ""
+    volumes, renamed = [], {}
+    for each in definition.get("volumes", ()):
+        pool = wanted.overrides.map.pools.get(each["pool"], each["pool"])
+        volume = AttachedVolume(
+            pool=each["kept_in"], name=each["kept_as"], target_pool=pool, new_name=f"{each['name']}{ending}"
+        )
+        volumes.append(volume)
+        renamed[pool, each["name"]] = volume.target_name
+    overrides = _overrides(definition, wanted, renamed)
+    attached = {(device.get("pool"), device.get("source")) for device in overrides.devices.values()}
+    return Own(
+        name=name,
+        overrides=overrides,
+        volumes=tuple(each for each in volumes if (each.target_pool, each.target_name) in attached),
+    )
+
+
+def _overrides(definition: Mapping[str, Any], wanted: Wanted, renamed: Mapping[tuple[str, str], str]) -> Overrides:
+    """All that the instance was, in the target's names, with what shall differ; ``renamed`` are volumes."""
     names, profiles = wanted.overrides.map, definition["profiles"] if wanted.bakes else ()
     config = {key: value for profile in profiles for key, value in profile["config"].items()}
     config |= {
@@ -128,11 +151,20 @@ def _overrides(definition: Mapping[str, Any], wanted: Wanted) -> Overrides:
     used = tuple(names.profiles.get(each["name"], each["name"]) for each in definition["profiles"])
     own = Overrides(
         config={**forgotten, **config},
-        devices={name: on_target(device, names) for name, device in devices.items() if not is_root_disk(device)},
+        devices={
+            name: _attaching(on_target(device, names), renamed)
+            for name, device in devices.items()
+            if not is_root_disk(device)
+        },
         profiles=() if wanted.bakes else used,
         storage=pool,
     )
     return own.with_own(replace(wanted.overrides, map=type(names)(), create=()))
+
+
+def _attaching(device: dict[str, str], renamed: Mapping[tuple[str, str], str]) -> dict[str, str]:
+    source = renamed.get((device.get("pool", ""), device.get("source", "")))
+    return {**device, "source": source} if source else device
 
 
 def with_definitions(fleet: Fleet, request: Request, chosen: Sequence[Chosen]) -> Fleet:

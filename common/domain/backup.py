@@ -69,7 +69,10 @@ _OF_DRILL = "/drill"
 
 @dataclass(frozen=True, kw_only=True)
 class BackupPolicy:
-    """One entry of a policy file. ``rpo`` is the age that the last good backup of an instance may reach."""
+    """One entry of a policy file. ``rpo`` is the age that the last good backup of an instance may reach.
+
+    ``volumes`` says whether the custom volumes that instances attach are backed up with them.
+    """
 
     name: str
     select: Selection
@@ -78,6 +81,7 @@ class BackupPolicy:
     keep: Retention = field(default_factory=Retention)  # of the snapshots on the source
     rpo: timedelta | None = None
     hook: Hook = field(default_factory=Hook)
+    volumes: bool = True
     limits: Limits = field(default_factory=Limits)
     mode: Mode = Mode.AUTO
     rate: int = 0

@@ -74,18 +74,48 @@ def _about_backing_up(
                 f"`lxc network create {target.remote}:{network} ipv4.address=none ipv6.address=none`: it need not lead "
                 "anywhere",
             )
-    yield from _about_left_volumes(instance)
+    for volume in move.volumes:
+        yield from _about_volume(volume, move, source.volumes.get((volume.pool, move.project, volume.name)), own_job)
+        yield from _about_pool_of(volume, target)
+    if move.order.volumes:
+        yield from _about_left_volumes(instance, _why_left(source, target), going=move.volumes)
 
 
-def _about_left_volumes(instance: Instance) -> Iterator[Finding]:
+def backed_volumes(instance: Instance, move: Move, source: Server, target: Server) -> tuple[AttachedVolume, ...]:
+    """The custom volumes of its own devices that are backed up with it, in order.
+
+    Others write into one that they attach too, at other moments; nobody could put it back without harm to them.
+    """
+    if not move.order.volumes or any(_about_ways_of_volumes("", source, target)):
+        return ()
+    found = (source.volumes.get((pool, move.project, name)) for pool, name in _attached(instance))
+    return tuple(
+        AttachedVolume(pool=each.pool, name=each.name, target_pool=move.overrides.storage or each.pool)
+        for each in found
+        if each is not None and each.content_type == "filesystem" and not each.other_users(instance.name, move.project)
+    )
+
+
+def _attached(instance: Instance) -> list[tuple[str, str]]:
+    """Pool and name of the custom volumes of its own devices."""
+    devices = [d for d in instance.own_devices.values() if d.get("type") == "disk" and not is_root_disk(d)]
+    return sorted({(d["pool"], d["source"]) for d in devices if d.get("pool") and d.get("source")})
+
+
+def _why_left(source: Server, target: Server) -> str:
+    impossible = next(iter(_about_ways_of_volumes("volumes", source, target)), None)
+    return impossible.message if impossible else "only those go along that hold files and that nobody else attaches"
+
+
+def _about_left_volumes(instance: Instance, why: str, going: Iterable[AttachedVolume] = ()) -> Iterator[Finding]:
     """Nobody should find that out when they need them."""
-    attached = [d for d in instance.own_devices.values() if d.get("pool") and not is_root_disk(d)]
-    if attached:
-        volumes = ", ".join(sorted(f"{d['pool']}/{d.get('source', '')}" for d in attached))
+    gone = {(each.pool, each.name) for each in going}
+    left = [f"{pool}/{name}" for pool, name in _attached(instance) if (pool, name) not in gone]
+    if left:
         yield Finding(
             code="volume",
-            message=f"its custom volumes {volumes} are not backed up with it",
-            hint="`herder copy` takes them along",
+            message=f"its custom volumes {', '.join(left)} are not backed up with it: {why}",
+            hint="`herder volume copy` copies them by themselves",
             is_refusal=False,
         )
 
@@ -161,8 +191,8 @@ def _about_exporting(instance: Instance, move: Move, room: Room | None, needed: 
     if instance.is_guarded:
         holder = instance.marks.get("job", "")
         yield _refuse("claimed", f"it is held by job {holder} and no instance of its own", "export the other one")
-    if move.backup:
-        yield from _about_left_volumes(instance)
+    if move.backup and move.order.volumes:
+        yield from _about_left_volumes(instance, "a file holds no volumes")
     if room is None:
         yield Finding(
             code="space",
@@ -433,9 +463,14 @@ def _about_resources(instance: Instance, move: Move, target: Server) -> Iterator
             hint = f"`lxc profile create {target.remote}:{name}`" if move.archive else copy
             yield _refuse("profile", f"{target.remote} has no profile {name}", hint)
     yield from _about_pool(instance, move, target)
-    travel = set() if move.is_within_cluster else _travelling(instance, move).keys()
-    devices = expanded_on_target(instance, move, profiles)
-    yield from _about_devices({name: each for name, each in devices.items() if name not in travel}, move, target)
+    coming = () if move.is_within_cluster else attached_volumes(instance, move)
+    there = {(each.target_pool, each.target_name) for each in coming}
+    devices = {
+        name: device
+        for name, device in expanded_on_target(instance, move, profiles).items()
+        if (device.get("pool"), device.get("source")) not in there
+    }
+    yield from _about_devices(devices, move, target)
 
 
 def wanted_profiles(instance: Instance, move: Move) -> tuple[str, ...]:
@@ -581,21 +616,20 @@ def attached_volumes(instance: Instance, move: Move) -> tuple[AttachedVolume, ..
     """The custom volumes that travel with the instance, in order: those of its own devices.
 
     A device whose ``source`` is overridden names one that is on the target already. A refresh leaves those of the copy.
+    Of a backup, and of what is made of one, the plan says which; a generation attaches none.
     """
-    if move.is_refresh or move.backup or move.method is Method.DRILL:
+    if move.backup or instance.is_backup:
+        return move.volumes
+    if move.is_refresh:
         return ()
-    return tuple(sorted(set(_travelling(instance, move).values()), key=str))
-
-
-def _travelling(instance: Instance, move: Move) -> dict[str, AttachedVolume]:
-    """By device."""
     wanted = wanted_devices(instance, move)
-    return {
-        name: AttachedVolume(pool=device["pool"], name=device["source"], target_pool=wanted[name]["pool"])
+    found = {
+        AttachedVolume(pool=device["pool"], name=device["source"], target_pool=wanted[name]["pool"])
         for name, device in instance.own_devices.items()
         if device.get("type") == "disk" and device.get("pool") and device.get("source") and not is_root_disk(device)
         if wanted[name].get("type") == "disk" and "source" not in move.overrides.devices.get(name, {})
     }
+    return tuple(sorted(found, key=str))
 
 
 def _about_volumes(instance: Instance, move: Move, source: Server, target: Server, own_job: str) -> Iterator[Finding]:
@@ -760,19 +794,20 @@ def _about_its_place(
     volume: AttachedVolume, volumes: Iterable[AttachedVolume], move: Move, target: Server, own_job: str
 ) -> Iterator[Finding]:
     """Whether its name is free on the target."""
-    rivals = [v for v in volumes if v != volume and (v.target_pool, v.name) == (volume.target_pool, volume.name)]
+    place = (volume.target_pool, volume.target_name)
+    rivals = [v for v in volumes if v != volume and (v.target_pool, v.target_name) == place]
     if rivals:
         yield _refuse(
             "volume_taken",
-            f"its custom volumes {volume} and {_listed(rivals)} would both be {volume.target_pool}/{volume.name}",
+            f"its custom volumes {volume} and {_listed(rivals)} would both be {'/'.join(place)}",
             "map their pools to different ones",
         )
-    there = target.volumes.get((volume.target_pool, move.target_project, volume.name))
+    there = target.volumes.get((volume.target_pool, move.target_project, volume.target_name))
     if there is None or (own_job and there.marks.get("job") == own_job):
         return
     whose = f", the retired one of job {there.marks['job']}" if there.marks.get("state") == "retired" else ""
     yield _refuse(
         "volume_taken",
-        f"{target.remote} has a custom volume {volume.target_pool}/{volume.name} already{whose}",
-        "rename or delete it there; or, to attach that one instead, --device NAME,source=" + volume.name,
+        f"{target.remote} has a custom volume {'/'.join(place)} already{whose}",
+        "rename or delete it there; or, to attach that one instead, --device NAME,source=" + volume.target_name,
     )

@@ -6,7 +6,9 @@ target itself says by config keys what is what; no database is needed to find on
 """
 
 import hashlib
+import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -22,6 +24,8 @@ BACKUP_OF = "user.herder-backup-of"
 BACKUP_AT = "user.herder-backup-at"
 #: On a generation: ``{"profiles": …, "config": …, "devices": …, …}``, all that a restore onto an empty server needs.
 BACKUP_DEFINITION = "user.herder-backup-definition"
+#: On a custom volume beside a generation: which one of the source's it is, as ``POOL/NAME``.
+BACKUP_VOLUME = "user.herder-backup-volume"
 
 #: What ``BACKUP_STATE`` says of both. Only a complete one is ever counted, kept or restored.
 STAGING, MAKING, COMPLETE = "staging", "making", "complete"
@@ -32,6 +36,7 @@ EMPTY_PROFILE = "herder: empty; snapshots name it in backups of"
 _STAMP = "%Y%m%d-%H%M%S"
 #: With a digest and a stamp, or ``-staging``, it stays within the 63 characters of an instance's name.
 _LONGEST, _LONGEST_POLICY, _DIGEST = 36, 13, 4
+_SENT = "-sent"
 _OF_A_RUN = re.compile(r"herder-.+-\d{8}-\d{6}")
 _NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9-]+")
 
@@ -59,15 +64,24 @@ class BackupOrder:
     keep: Retention = field(default_factory=Retention)  # on the source
     keep_on_target: Retention = field(default_factory=Retention)
     hook: Hook = field(default_factory=Hook)
+    volumes: bool = True  # whether the custom volumes that an instance attaches are backed up with it
 
     @property
     def snapshot(self) -> str:
-        """The name of the run's snapshot, on the source and in the staging copy."""
+        """The name of the run's snapshot, on the source, on its custom volumes and in the staging copy."""
         return f"{snapshot_prefix(self.policy)}{stamp(self.at)}"
 
     def generation_of(self, source: str) -> str:
         """The name of the generation that this run makes of ``REMOTE:PROJECT/INSTANCE``: 63 characters at most."""
         return f"{_short(source)}-{_digest(self.policy, source)}-{stamp(self.at)}"
+
+    def volume_of(self, source: str, volume: str) -> str:
+        """The name, beside the generation, of the custom volume ``POOL/NAME``: 63 characters at most."""
+        return f"{_short(volume)}-{_digest(self.policy, source, volume)}-{stamp(self.at)}"
+
+    def clone_of(self, source: str, volume: str, target: str) -> str:
+        """The name, beside that volume on the source, of what is sent to a target in its place."""
+        return f"{_short(volume)}-{_digest(self.policy, source, volume, target)}-{stamp(self.at)}{_SENT}"
 
     def staging_of(self, source: str) -> str:
         """The name of the copy on the target that the runs of this policy refresh: 63 characters at most."""
@@ -79,7 +93,8 @@ class BackupOrder:
 class Generation:
     """One complete backup of one instance, as its target tells of it. ``source`` is ``REMOTE:PROJECT/INSTANCE``.
 
-    It is an instance of ``remote``, or a file in ``archive``; ``name`` is that of either.
+    It is an instance of ``remote``, or a file in ``archive``; ``name`` is that of either. ``volumes`` are the custom
+    volumes beside it: where each was on the source, and where it is kept, both as ``POOL/NAME``.
     """
 
     policy: str
@@ -89,6 +104,7 @@ class Generation:
     name: str
     remote: str = ""
     archive: str = ""
+    volumes: Mapping[str, str] = field(default_factory=dict, hash=False)
     drill: Drill | None = None  # the last one that it tells of; of an older generation, if that was pruned
 
     @property
@@ -119,8 +135,18 @@ class Generation:
             remote=remote,
             project=instance.project,
             name=instance.name,
+            volumes=_volumes_in(config.get(BACKUP_DEFINITION, "")),
             drill=Drill.read(config.get(BACKUP_DRILL, "")),
         )
+
+
+def _volumes_in(definition: str) -> dict[str, str]:
+    """Those that a definition tells of; a generation without one is no less of one."""
+    try:
+        told = json.loads(definition).get("volumes", ())
+    except ValueError:
+        return {}
+    return {f"{each['pool']}/{each['name']}": f"{each['kept_in']}/{each['kept_as']}" for each in told}
 
 
 def stamp(at: datetime) -> str:
@@ -158,6 +184,6 @@ def _short(source: str) -> str:
     return source.rpartition("/")[2][:_LONGEST].rstrip("-")
 
 
-def _digest(policy: str, source: str) -> str:
-    """What keeps instances of one name apart that several policies, servers or projects have."""
-    return hashlib.sha256(f"{policy} {source}".encode()).hexdigest()[:_DIGEST]
+def _digest(*parts: str) -> str:
+    """What keeps instances or volumes of one name apart that several policies, servers or projects have."""
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:_DIGEST]

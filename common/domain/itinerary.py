@@ -1,5 +1,6 @@
 """The ordered steps of every kind of job, as tables. ``workers.steps.registry`` has one function for each name."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -141,23 +142,17 @@ REFRESH = Itinerary(
 def _with_volumes(way: Itinerary, *volumes_first: tuple[str, str]) -> Itinerary:
     """The same way, on which these steps about the custom volumes that the instance attaches come before others."""
     before = {of: first for first, of in (*volumes_first, ("release_volumes", "drop_snapshots"))}
-    steps = tuple(
-        each
-        for step in way.steps
-        for each in (*((_step(before[step.name], step.phase, step.slot),) if step.name in before else ()), step)
-    )
+    steps = {of: _step(first, way.step(of).phase, way.step(of).slot) for of, first in before.items()}
+    return _with_steps(way, steps)
+
+
+def _with_steps(way: Itinerary, before: Mapping[str, Step]) -> Itinerary:
+    """The same way, on which these steps about custom volumes come before those of the names."""
+    steps = tuple(s for step in way.steps for s in ((before[step.name], step) if step.name in before else (step,)))
     return Itinerary(name=f"{way.name}_with_volumes", steps=steps)
 
 
 _COLD_WITH_VOLUMES = _with_volumes(COLD, ("final_volumes", "full_pass"))
-#: The instance attaches custom volumes, which must be on the target before it. They are sent once, when it is stopped.
-WITH_VOLUMES = {
-    Method.WARM: _with_volumes(WARM, ("reserve_volumes", "full_pass"), ("final_volumes", "final_pass")),
-    Method.COLD: _COLD_WITH_VOLUMES,
-    Method.STATEFUL: _COLD_WITH_VOLUMES,
-    Method.COPY: _with_volumes(COPY, ("copy_volumes", "full_pass")),
-}
-
 #: The way back before the commit point that keeps the copy, so that a later try continues from it.
 GIVE_BACK = Itinerary(
     name="give_back",
@@ -298,6 +293,16 @@ BACKUP = Itinerary(
     ),
 )
 
+#: The instance attaches custom volumes, which must be on the target before it. They are sent once, when it is stopped.
+#: Those of a backup come after their generation, so that what no generation has is left over, and is removed.
+WITH_VOLUMES = {
+    Method.WARM: _with_volumes(WARM, ("reserve_volumes", "full_pass"), ("final_volumes", "final_pass")),
+    Method.COLD: _COLD_WITH_VOLUMES,
+    Method.STATEFUL: _COLD_WITH_VOLUMES,
+    Method.COPY: _with_volumes(COPY, ("copy_volumes", "full_pass")),
+    Method.BACKUP: _with_steps(BACKUP, {"verify_generation": _step("back_up_volumes", Phase.TRANSFER, Slot.TRANSFER)}),
+}
+
 #: The staging copy stays, for the next run; the snapshot on the source may be other targets' too, and is pruned later.
 UNDO_BACKUP = Itinerary(name="undo_backup", steps=(*GIVE_BACK.steps, _step("discard_generation", Phase.UNDO)))
 
@@ -385,4 +390,5 @@ RESUME_AT_WITH_VOLUMES = {
     Method.COLD: "stop_source",
     Method.STATEFUL: "stop_source",
     Method.COPY: "copy_volumes",
+    Method.BACKUP: "refresh_staging",
 }

@@ -193,10 +193,14 @@ class Overrides:
 
 @dataclass(frozen=True, kw_only=True)
 class Own:
-    """What one instance shall have for itself: a new ``name``, and overrides before those of the request."""
+    """What one instance shall have for itself: a new ``name``, and overrides before those of the request.
+
+    ``volumes`` come along that it does not attach: those beside a generation.
+    """
 
     name: str = ""
     overrides: Overrides = field(default_factory=Overrides)
+    volumes: tuple[AttachedVolume, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,7 +262,8 @@ class Move:
     ``POOL/NAME``, and it is the only one of ``volumes``.
     Of an export the target, and of an import the source, is no server but an archive; ``file`` is the backup in it, and
     the identity of an import is the checksum of that.
-    Of a backup ``name`` is that of the staging copy; of one that goes into an archive, that of the instance.
+    Of a backup ``name`` is that of the staging copy, and ``volumes`` are those that are backed up with it; of one that
+    goes into an archive ``name`` is that of the instance.
     Of a drill ``instance`` is the generation and ``name`` its clone,
     on the same server.
     """

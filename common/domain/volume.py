@@ -1,21 +1,26 @@
 """Custom volumes: one as its server tells of it, and those that travel with an instance."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from common.domain.generation import BACKUP, BACKUP_VOLUME
 from common.domain.instance import MARK_PREFIX, Config
 
 #: How the files on it are owned; without them the target's server would shift their owners once more.
 _OWNERS = "volatile.idmap."
 #: On a volume that was copied or moved by itself: the last job that did it. It stays, so that the job is known again.
 COPIED_BY = "user.herder-copied-by"
-_NOT_ITS_OWN = ("volatile.", MARK_PREFIX, COPIED_BY)
+_NOT_ITS_OWN = ("volatile.", MARK_PREFIX, COPIED_BY, BACKUP)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Volume:
-    """One custom volume. ``used_by`` are the paths of the instances and profiles that attach it."""
+    """One custom volume. ``used_by`` are the paths of the instances and profiles that attach it.
+
+    ``member`` is the one of its cluster that has it.
+    """
 
     pool: str
     name: str
@@ -24,6 +29,7 @@ class Volume:
     description: str = ""
     content_type: str = "filesystem"
     used_by: tuple[str, ...] = ()
+    member: str = ""
     etag: str = ""
 
     @property
@@ -40,6 +46,15 @@ class Volume:
     def own_config(self) -> Config:
         """Its config as its owner sees it."""
         return {k: v for k, v in self.config.items() if not k.startswith(_NOT_ITS_OWN)}
+
+    @property
+    def original(self) -> "Volume | None":
+        """Of one beside a generation: the volume of the source, as it was at the snapshot of that run."""
+        told = self.config.get(BACKUP_VOLUME)
+        if told is None:
+            return None
+        was = json.loads(told)
+        return Volume(pool=was["pool"], name=was["name"], config=was["config"], description=was["description"])
 
     @property
     def owners(self) -> Config:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any
@@ -67,12 +68,16 @@ class LxdClient:
     volumes              GET /1.0/storage-pools, GET /1.0/storage-pools/POOL/volumes/custom?recursion=1
     volume               GET /1.0/storage-pools/POOL/volumes/custom/NAME
     volume_snapshots     GET /1.0/storage-pools/POOL/volumes/custom/NAME/snapshots
+    snapshot_volume      POST /1.0/storage-pools/POOL/volumes/custom/NAME/snapshots
+    snapshotted_volume   GET /1.0/storage-pools/POOL/volumes/custom/NAME/snapshots/SNAPSHOT
+    drop_volume_snapshot DELETE /1.0/storage-pools/POOL/volumes/custom/NAME/snapshots/SNAPSHOT
     patch_volume         PATCH /1.0/storage-pools/POOL/volumes/custom/NAME
     delete_volume        DELETE /1.0/storage-pools/POOL/volumes/custom/NAME
     rename_volume,       POST /1.0/storage-pools/POOL/volumes/custom/NAME
     offer_volume,
     push_volume
     create_volume,       POST /1.0/storage-pools/POOL/volumes/custom
+    clone_volume,
     receive_volume,
     await_volume
     create_snapshot      POST /1.0/instances/NAME/snapshots
@@ -339,6 +344,21 @@ class LxdClient:
         path = _volumes_path(volume.pool, volume.name, "snapshots")
         return records.names(self._get(path, {"project": volume.project}))
 
+    def snapshot_volume(self, volume: Volume, snapshot: str) -> str:
+        """Begin a snapshot of it. Raises ServerRefused if it has one of that name."""
+        path = _volumes_path(volume.pool, volume.name, "snapshots")
+        return self._begin("POST", path, volume.project, {"name": snapshot})
+
+    def snapshotted_volume(self, volume: Volume, snapshot: str) -> Volume:
+        """The volume as it was when a snapshot of it was made, attached by nobody. Raises NotFound."""
+        record = self._get(_volumes_path(volume.pool, volume.name, "snapshots", snapshot), {"project": volume.project})
+        was = records.volume(record, pool=volume.pool, project=volume.project)
+        return replace(was, name=volume.name, content_type=volume.content_type, member=volume.member)
+
+    def drop_volume_snapshot(self, volume: Volume, snapshot: str) -> str:
+        """Begin to delete a snapshot of it. Raises NotFound."""
+        return self._begin("DELETE", _volumes_path(volume.pool, volume.name, "snapshots", snapshot), volume.project)
+
     def patch_volume(self, seen: Volume, config: Config) -> None:
         """Add to its config, at once, also while it is attached; ``""`` deletes a key.
 
@@ -364,6 +384,31 @@ class LxdClient:
         }
         where = {"project": volume.project, **self._here}
         self.transport.request("POST", _volumes_path(volume.pool), params=where, json=body)
+
+    def clone_volume(self, volume: Volume, *, of: Volume, snapshot: str = "") -> str:
+        """Begin to make it of another volume of this server, or of a snapshot of one.
+
+        It has the config that is given here, and no snapshots. On btrfs that takes no room and no time; other pools
+        copy all of it. Its operation names no volume. Raises ServerRefused if the name is taken.
+        """
+        body = {
+            "name": volume.name,
+            "type": "custom",
+            "content_type": volume.content_type,
+            "config": dict(volume.config),
+            "description": volume.description,
+            "source": {
+                "type": "copy",
+                "name": f"{of.name}/{snapshot}" if snapshot else of.name,
+                "pool": of.pool,
+                "project": of.project,
+                "volume_only": True,
+            },
+        }
+        where = {"project": volume.project, **({"target": volume.member} if volume.member else self._here)}
+        return self._operation_of(
+            self.transport.request("POST", _volumes_path(volume.pool), params=where, json=body).operation
+        )
 
     def delete_volume(self, volume: Volume) -> None:
         """Delete it with its snapshots, at once. Raises NotFound, and ServerRefused if anything attaches it."""

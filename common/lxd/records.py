@@ -164,6 +164,7 @@ def volume(record: Record, *, pool: str, project: str, etag: str = "") -> Volume
         description=record.get("description") or "",
         content_type=record.get("content_type") or "filesystem",
         used_by=tuple(record.get("used_by") or ()),
+        member=location if (location := record.get("location") or "none") != "none" else "",
         etag=etag,
     )
 

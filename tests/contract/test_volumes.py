@@ -217,3 +217,42 @@ def test_it_arrives_under_another_name(sites: dict[str, Site], target: str) -> N
     copy = there.client.volume("default", "data2")
     assert there.client.volume_snapshots(copy) == {"monday"}
     assert there.content_of_volume("data2") == here.content_of_volume(NAME)
+
+
+@pytest.mark.parametrize("server", ["s1", "d1"])
+def test_a_clone_of_a_snapshot_has_what_the_volume_had_then_and_only_the_config_that_is_asked_for(
+    sites: dict[str, Site], server: str
+) -> None:
+    """And no snapshots; also while somebody writes into the volume, and after the snapshot is gone."""
+    site = sites[server]
+    make(site, config={"user.a": "1"})
+    site.launch("c1", devices={NAME: DEVICE})
+    volume, content = site.client.volume("default", NAME), site.content_of_volume(NAME)
+    done(site.client, site.client.snapshot_volume(volume, "monday"))
+    with pytest.raises(ServerRefused, match="already in use"):
+        site.client.snapshot_volume(volume, "monday")
+    site.fill(NAME, mib=5)
+    was = site.client.snapshotted_volume(volume, "monday")
+    assert (was.name, was.own_config, was.content_type, was.used_by) == (NAME, {"user.a": "1"}, "filesystem", ())
+    clone = Volume(pool="default", name="data2", config={"user.b": "2"}, description="a clone")
+    done(site.client, site.client.clone_volume(clone, of=volume, snapshot="monday"))
+    done(site.client, site.client.drop_volume_snapshot(volume, "monday"))
+    made = site.client.volume("default", "data2")
+    assert (made.config, made.description, made.used_by) == ({"user.b": "2"}, "a clone", ())
+    assert site.client.volume_snapshots(made) == site.client.volume_snapshots(volume) == set()
+    assert site.content_of_volume("data2") == content != site.content_of_volume(NAME)
+    with pytest.raises(ServerRefused, match="already exists"):
+        site.client.clone_volume(clone, of=volume)
+
+
+def test_what_is_not_there_is_neither_cloned_nor_dropped(s1: Site) -> None:
+    make(s1)
+    volume = s1.client.volume("default", NAME)
+    with pytest.raises(NotFound):
+        s1.client.drop_volume_snapshot(volume, "monday")
+    with pytest.raises(NotFound):
+        s1.client.snapshotted_volume(volume, "monday")
+    clone = Volume(pool="default", name="data2")
+    ended = finished(s1.client, s1.client.clone_volume(clone, of=volume, snapshot="monday"))
+    assert "not found" in ended.error
+    assert names(s1) == {NAME}

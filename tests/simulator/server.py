@@ -146,7 +146,7 @@ class Server:
             ):
                 instance.settle_writes(self.clock.now())
                 if volume.data is not None:
-                    volume.data = replace(volume.data, version=instance.data.version)
+                    volume.data = replace(volume.data, version=max(volume.data.version, instance.data.version))
 
     def note_volume(self, kind: str, volume: Volume, **more: str) -> None:
         """Write about a custom volume into the history, under ``POOL/NAME``."""

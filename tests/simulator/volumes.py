@@ -27,6 +27,8 @@ _TRANSFER = "Error transferring storage volume: "
 _LOST = "Timed out waiting for connections"
 #: How long after a broken transfer a dir pool still has the record.
 _REMOVAL = 0.2
+#: How long a snapshot takes to come or to go, and how many bytes per second a pool that has no deltas copies.
+_SNAPSHOT, _CLONE_RATE = 0.05, 400e6
 
 
 @router.on("GET", _COLLECTION)
@@ -61,6 +63,8 @@ def create_volume(server: "Server", request: Request, name: str) -> Response:
         content_type=str(body.get("content_type") or "filesystem"),
         data=None if source else Data(server.fleet.new_generation(), 0, 0),
     )
+    if source.get("type") == "copy":
+        return _clone(server, volume, source)
     if source:
         return _receive(server, volume, source, is_refresh=is_refresh)
     pool.volumes[request.project, volume.name] = volume
@@ -104,12 +108,43 @@ def list_snapshots(server: "Server", request: Request, name: str, volume: str) -
 
 @router.on("POST", f"{_COLLECTION}/*/snapshots")
 def create_snapshot(server: "Server", request: Request, name: str, volume: str) -> Response:
-    found = server.volume(request.project, name, volume)
+    """Raises Refused for a name that is taken."""
+    found, snapshot = server.volume(request.project, name, volume), str(request.json["name"])
+    if snapshot in found.snapshots:
+        raise Refused(409, f'Snapshot "{snapshot}" already in use')
     assert found.data is not None
-    found.snapshots[str(request.json["name"])] = found.data
+    found.snapshots[snapshot] = found.data
     operation = _begin(server, "Creating storage volume snapshot", found)
-    server.later(0.05, lambda: server.operations.end(operation))
+    server.later(_SNAPSHOT, lambda: server.operations.end(operation))
     return begun(operation.record())
+
+
+@router.on("GET", f"{_COLLECTION}/*/snapshots/*")
+def get_snapshot(server: "Server", request: Request, name: str, volume: str, snapshot: str) -> Response:
+    found = _with_snapshot(server, request, name, volume, snapshot)
+    # Without the content type, as LXD 5.0.2 tells it.
+    return answer({"name": f"{volume}/{snapshot}", "config": found.config, "description": "", "content_type": ""})
+
+
+@router.on("DELETE", f"{_COLLECTION}/*/snapshots/*")
+def delete_snapshot(server: "Server", request: Request, name: str, volume: str, snapshot: str) -> Response:
+    found = _with_snapshot(server, request, name, volume, snapshot)
+    operation = _begin(server, "Deleting storage volume snapshot", found)
+
+    def end() -> None:
+        found.snapshots.pop(snapshot, None)
+        server.operations.end(operation)
+
+    server.later(_SNAPSHOT, end)
+    return begun(operation.record())
+
+
+def _with_snapshot(server: "Server", request: Request, pool: str, name: str, snapshot: str) -> Volume:
+    """Raises Refused for one that has no such snapshot."""
+    found = server.volume(request.project, pool, name)
+    if snapshot not in found.snapshots:
+        raise Refused(404, "Storage pool volume not found")
+    return found
 
 
 @router.on("POST", f"{_COLLECTION}/*")
@@ -154,6 +189,28 @@ def _offer(volume: Volume, operation: Operation, body: Json, secrets: dict[str, 
     return Offer(
         instance=volume, operation=operation, secrets=secrets or {}, instance_only=alone, allow_inconsistent=True
     )
+
+
+def _clone(server: "Server", volume: Volume, source: dict[str, Any]) -> Response:
+    """One of a volume of the same server, or of a snapshot of one. Its operation names nothing."""
+    name, _, snapshot = str(source["name"]).partition("/")
+    original = server.volume(volume.project, str(source["pool"]), name)
+    operation = server.operations.begin("Copying storage volume", volume.project)
+    data, pool = original.snapshots.get(snapshot) if snapshot else original.data, server.pools[volume.pool]
+    if data is None:
+        error = f'Storage volume "{name}/{snapshot}" does not exist: Storage volume not found'
+        server.later(0.01, lambda: server.operations.end(operation, error))
+        return begun(operation.record())
+    pool.volumes[volume.project, volume.name] = volume
+    server.note_volume("volume-created", volume)
+
+    def end() -> None:
+        volume.data = data
+        server.note_volume("volume-received", volume)
+        server.operations.end(operation)
+
+    server.later(_SNAPSHOT + (0 if pool.sends_deltas else data.size / _CLONE_RATE), end)
+    return begun(operation.record())
 
 
 def _receive(server: "Server", volume: Volume, source: dict[str, Any], *, is_refresh: bool) -> Response:

@@ -18,6 +18,7 @@ from common.domain.generation import BACKUP_OF, EMPTY_PROFILE
 from common.domain.instance import Instance
 from common.domain.job import Outcome
 from common.domain.operation import Operation
+from workers.steps.backed_volumes import snapshot_volumes
 from workers.steps.context import Context
 from workers.steps.copies import find_operation
 from workers.steps.copying import RefreshImpossible, is_received, run_pass, thaw
@@ -61,7 +62,9 @@ def _make_snapshot(ctx: Context) -> Outcome | None:
     if not known.keys() & {"before", "snapshot"} and name in _snapshots(ctx):
         return _wait_for_another(ctx) or _drop_if_broken(ctx)
     source = ctx.source_instance()
-    waiting = thaw(ctx, source) or (None if "snapshot" in known else _prepare(ctx, source))
+    waiting = thaw(ctx, source)
+    if waiting is None and "snapshot" not in known:
+        waiting = _prepare(ctx, source) or snapshot_volumes(ctx)
     if waiting is not None:
         return waiting
     try:
@@ -76,7 +79,7 @@ def _make_snapshot(ctx: Context) -> Outcome | None:
         if isinstance(made, Outcome):
             return made
         failure = made.error if made else "no trace of it"
-    ctx.forget("snapshot", "prepared")
+    ctx.forget("snapshot", "prepared", "set")
     if is_beyond_repair(failure):
         return drop_newest_snapshot(ctx)
     # A worker that died right after the request has left the snapshot, and then LXD refuses to make it again.

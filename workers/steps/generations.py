@@ -28,6 +28,14 @@ from common.domain.operation import OperationRef
 from common.domain.plan import identity_of
 from common.domain.retention import retain
 from common.lxd.migration import generation_body
+from workers.steps.backed_volumes import (
+    as_sent,
+    discard_volumes_of_generation,
+    is_in_use,
+    lacking_volumes,
+    prune_volume_snapshots,
+    prune_volumes,
+)
 from workers.steps.backing_up import has_arrived, release_staging
 from workers.steps.context import Context
 from workers.steps.copies import find_operation, remove_copy
@@ -151,6 +159,11 @@ def _definition(ctx: Context) -> dict[str, object]:
             if name in networks
         },
         "pools": {pool.name: pool.driver for pool in ctx.source.pools() if pool.name in pools},
+        "volumes": [
+            {"pool": each.pool, "name": each.name, "kept_in": each.target_pool, "kept_as": sent.target_name}
+            for each in ctx.move.volumes
+            for sent in (as_sent(ctx, each),)
+        ],
     }
 
 
@@ -187,6 +200,7 @@ def verify_generation(ctx: Context) -> Outcome:
         told = {}
     if told.get("snapshot") != ctx.move.order.snapshot or told.get("name") != ctx.move.instance:
         wrong.append("its definition is not that of this run")
+    wrong += lacking_volumes(ctx)
     if wrong:
         raise VerificationFailed(
             f"{_where(ctx)} is not what it should be: " + "; ".join(wrong),
@@ -209,7 +223,12 @@ def promote(ctx: Context) -> Outcome:
 def prune(ctx: Context) -> Outcome:
     """What the policy does not keep goes: snapshots of its runs on the source, and its generations on the target."""
     release_staging(ctx)
-    return _prune_snapshots(ctx) or _prune_generations(ctx) or Outcome.completed()
+    waiting = _prune_snapshots(ctx) or prune_volume_snapshots(ctx) or _prune_generations(ctx)
+    if waiting is not None:
+        return waiting
+    if ctx.move.volumes or ctx.job.facts.get("left_volumes"):
+        prune_volumes(ctx)
+    return Outcome.completed()
 
 
 def _prune_snapshots(ctx: Context) -> Outcome | None:
@@ -264,8 +283,11 @@ def _prune_generations(ctx: Context) -> Outcome | None:
     operations = ctx.target.operations(project=ctx.move.target_project)
     for moment in sorted(removed):
         name = own[moment].name
-        if f"drop:{name}" not in ctx.job.evidence and find_operation(operations, name) is not None:
-            continue
+        if f"drop:{name}" not in ctx.job.evidence:
+            if find_operation(operations, name) is not None or is_in_use(operations, own[moment]):
+                continue
+            if own[moment].volumes:
+                ctx.note(left_volumes=True)
         waiting = _remove(
             ctx,
             f"drop:{name}",
@@ -297,6 +319,9 @@ def discard_generation(ctx: Context) -> Outcome:
     """An unfinished generation goes, and the staging copy is free; one that is complete stays for good."""
     if is_promoted(ctx):
         return Outcome.goes_forward()
+    waiting = discard_volumes_of_generation(ctx)
+    if waiting is not None:
+        return waiting
     found = find_generation(ctx)
     if found is not None:
         return discard(ctx, found) or Outcome.again()

@@ -6,6 +6,7 @@ from functools import wraps
 from common.domain.job import Outcome
 from workers.steps import (
     archiving,
+    backed_volumes,
     backing_up,
     bring_back,
     cleanup,
@@ -72,6 +73,7 @@ STEPS: Mapping[str, StepFunction] = {
         _unless_handed_over(backing_up.take_snapshot),
         _unless_handed_over(backing_up.refresh_staging),
         _unless_handed_over(generations.make_generation),
+        _unless_handed_over(backed_volumes.back_up_volumes),
         _unless_handed_over(generations.verify_generation),
         generations.promote,
         generations.prune,

@@ -12,7 +12,7 @@ then it is the last word. No server keeps a volume from being overwritten while 
 offer lives for 10 s and a lease for longer, and that no pass begins after the hand-over.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
@@ -29,6 +29,7 @@ from common.domain.errors import (
     ServerRefused,
     TransferFailed,
 )
+from common.domain.generation import BACKUP
 from common.domain.instance import COPY, KEPT
 from common.domain.job import Outcome, Pass
 from common.domain.operation import Operation, OperationRef
@@ -156,7 +157,7 @@ def give_volumes_back(ctx: Context) -> None:
 def send_each(ctx: Context, is_done: Callable[[Volume], bool]) -> Outcome:
     """Drive the pass at hand, or begin that of the first volume whose copy is not done."""
     if "receive" in ctx.job.evidence:
-        return _follow(ctx)
+        return follow_pass(ctx, ctx.move.volumes)
     for volume in ctx.move.volumes:
         copy = _ours_on_target(ctx, volume)
         if copy is None or not is_done(copy):
@@ -203,7 +204,6 @@ def _is_last_word(ctx: Context, copy: Volume) -> bool:
 
 
 def _begin(ctx: Context, volume: AttachedVolume, copy: Volume | None) -> Outcome:
-    """The two requests, back to back, as for an instance."""
     waiting = wait_for_earlier(ctx, volume)
     if waiting is not None:
         return waiting
@@ -211,6 +211,11 @@ def _begin(ctx: Context, volume: AttachedVolume, copy: Volume | None) -> Outcome
     is_stale = copy is not None and (ctx.move.is_copy or ctx.move.is_of_volume)
     if copy is not None and (is_stale or ctx.job.facts.get("broken_volume") == str(volume)):
         return _remove(ctx, volume, copy)
+    return begin_pass(ctx, volume, copy)
+
+
+def begin_pass(ctx: Context, volume: AttachedVolume, copy: Volume | None = None) -> Outcome:
+    """The two requests, back to back, as for an instance; on one server, a clone."""
     source = claimed(ctx, volume)
     number = int(ctx.job.facts.get("next_pass", 0))
     ctx.note(evidence={"volume": str(volume), "pass": number, "began": ctx.now().isoformat()}, next_pass=number + 1)
@@ -218,6 +223,8 @@ def _begin(ctx: Context, volume: AttachedVolume, copy: Volume | None) -> Outcome
         # The time makes its ETag one that never comes back.
         receiving = {"state": "receiving", "pass": str(number), "of": "", "since": ctx.now().isoformat()}
         patch(ctx, ctx.target, copy, lambda _: {mark(name): value for name, value in receiving.items()})
+    if ctx.move.is_local:
+        return _begin_clone(ctx, volume, source)
     source_info, target_info = ctx.source.info(), ctx.target.info()
     way = choose_way(ctx, source_info, target_info)
     transfer = Transfer(
@@ -230,7 +237,22 @@ def _begin(ctx: Context, volume: AttachedVolume, copy: Volume | None) -> Outcome
     offer, receive = begin(ctx, volume, source, transfer)
     ctx.note(evidence={"offer": offer, "receive": receive})
     begun = _wait(ctx, ctx.on_target(receive), ctx.on_source(offer))
-    return _follow(ctx) if ctx.job.is_down and ctx.lingers(begun) else begun
+    return follow_pass(ctx, ctx.move.volumes) if ctx.job.is_down and ctx.lingers(begun) else begun
+
+
+def _begin_clone(ctx: Context, volume: AttachedVolume, source: Volume) -> Outcome:
+    """A copy on its own server takes no way."""
+    wanted = _wanted(ctx, source=source, volume=volume)
+    clone = replace(
+        wanted,
+        pool=volume.target_pool,
+        name=name_there(ctx, volume),
+        project=ctx.move.target_project,
+        config=_config(ctx, source, wanted),
+    )
+    made = _received(ctx, lambda: ctx.target.clone_volume(clone, of=source))
+    ctx.note(evidence={"offer": made, "receive": made})
+    return _wait(ctx, ctx.on_target(made))
 
 
 def _pull(ctx: Context, volume: AttachedVolume, source: Volume, transfer: Transfer) -> tuple[str, str]:
@@ -287,17 +309,26 @@ def _received(ctx: Context, ask: Callable[[], Told]) -> Told:
 
 
 def _body(ctx: Context, volume: AttachedVolume, source: Volume, transfer: Transfer) -> dict[str, Any]:
-    marks = _marks(ctx, source, number=int(ctx.job.evidence["pass"]))
     wanted = _wanted(ctx, volume, source)
-    config = {**wanted.own_config, **source.owners, **marks}
+    config = _config(ctx, source, wanted)
     return volume_receive_body(wanted, name=name_there(ctx, volume), config=config, source=transfer)
+
+
+def _config(ctx: Context, source: Volume, wanted: Volume) -> dict[str, str]:
+    """Of a new copy; one beside a generation tells of what it is a backup."""
+    marks = _marks(ctx, source, number=int(ctx.job.evidence["pass"]))
+    told = {key: value for key, value in source.config.items() if ctx.move.backup and key.startswith(BACKUP)}
+    return {**wanted.own_config, **source.owners, **told, **marks}
 
 
 def _wanted(ctx: Context, volume: AttachedVolume, source: Volume) -> Volume:
     """The source as its copy shall be: what replaces a volume that is there keeps the config and description of that.
 
-    LXD's own refresh leaves them as they are, too.
+    LXD's own refresh leaves them as they are, too. What is made of a backup has those of what was backed up.
     """
+    if source.original is not None and not ctx.move.backup:
+        was = source.original
+        return replace(source, config={**was.config, **source.owners}, description=was.description)
     if ctx.move.method is not Method.VOLUME_REFRESH:
         return source
     for name in (volume.target_name, ctx.job.name_beside(KEPT)):
@@ -336,7 +367,7 @@ def _wait(ctx: Context, *operations: OperationRef) -> Outcome:
     )
 
 
-def _follow(ctx: Context) -> Outcome:
+def follow_pass(ctx: Context, going: Iterable[AttachedVolume]) -> Outcome:
     """The operations have begun: see whether they are over, and how they ended.
 
     A source needs up to two minutes to find out that its target was killed, and is not waited for then.
@@ -344,7 +375,7 @@ def _follow(ctx: Context) -> Outcome:
     offered, received = ctx.on_source(ctx.job.evidence["offer"]), ctx.on_target(ctx.job.evidence["receive"])
     target_side, source_side = ctx.look(received), ctx.look(offered)
     name = str(ctx.job.evidence["volume"])
-    volume = next(each for each in ctx.move.volumes if str(each) == name)
+    volume = next(each for each in going if str(each) == name)
     if target_side is None:
         ctx.forget(*_KEYS)
         raise OperationLost(f"{ctx.move.target} forgot how the copy of volume {name} ended; it is sent again")
@@ -485,13 +516,14 @@ def delete(ctx: Context, client: LxdClient, volume: Volume) -> bool:
 
 def wait_for_earlier(ctx: Context, volume: AttachedVolume) -> Outcome | None:
     """Until nothing is going on with the copy of the volume on the target."""
-    busy = _busy(ctx.target, ctx.move.target_project, volume.target_pool, name_there(ctx, volume))
+    operations = ctx.target.operations(project=ctx.move.target_project)
+    busy = busy_with(operations, volume.target_pool, name_there(ctx, volume))
     return _until_over(ctx, volume, ctx.on_target(busy.id), busy) if busy else None
 
 
 def wait_for_source(ctx: Context, volume: AttachedVolume) -> Outcome | None:
     """Until nothing is going on with the volume on the source."""
-    busy = _busy(ctx.source, ctx.move.project, volume.pool, volume.name)
+    busy = busy_with(ctx.source.operations(project=ctx.move.project), volume.pool, volume.name)
     return _until_over(ctx, volume, ctx.on_source(busy.id), busy) if busy else None
 
 
@@ -500,9 +532,10 @@ def _until_over(ctx: Context, volume: AttachedVolume, ref: OperationRef, busy: O
     return ctx.wait_for(ref, blocked_on=blocked_on, retry_in=timedelta(seconds=2))
 
 
-def _busy(client: LxdClient, project: str, pool: str, name: str) -> Operation | None:
+def busy_with(operations: Iterable[Operation], pool: str, name: str) -> Operation | None:
+    """What of these is going on with a volume."""
     ending = f"/{pool}/volumes/custom/{name}"
-    for operation in client.operations(project=project):
+    for operation in operations:
         paths = [path for kind in operation.resources.values() for path in kind]
         if not operation.is_finished and any(path.endswith(ending) for path in paths):
             return operation
