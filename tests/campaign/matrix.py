@@ -323,11 +323,12 @@ def _scenario(itinerary: Itinerary, retire: Retire, mode: Mode, proof: str) -> S
         box = Box(name="box1", source="s1", target="s2", mib=20, method=method, retire=retire, mode=mode)
         return Scenario(1, servers, (), (timedelta(0),), Limits(), boxes=(box,))
     method = methods.get(itinerary.name, Method.WARM)
-    is_backup, has_volumes = method is Method.BACKUP, method not in (Method.BACKUP, Method.DRILL)
+    is_backup = method is Method.BACKUP
+    is_bare = itinerary in (*FORWARD.values(), UNDO_BACKUP) or method is Method.DRILL
     machine = Machine(
         name="c1", source="s1", target="s2", runs=True, mib=20, guest=Guest(writes_per_second=5.0), snapshots=1,
         autostart="true", method=method, retire=retire, after_grace=AfterGrace.FORCE, mode=mode,
-        volumes=int(itinerary not in FORWARD.values() and has_volumes), nights=int(is_backup), keeps=int(is_backup),
+        volumes=int(not is_bare), nights=int(is_backup), keeps=int(is_backup),
         proof=proof,
     )  # fmt: skip
     return Scenario(1, servers, (machine,), (timedelta(0),), Limits())

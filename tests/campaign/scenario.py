@@ -56,6 +56,16 @@ class Machine:
         return BackupOrder(policy="nightly", at=at, keep_on_target=Retention(last=self.keeps))
 
     @property
+    def orders(self) -> tuple[BackupOrder, ...]:
+        """Of all its nights."""
+        return tuple(self.order(night) for night in range(self.nights))
+
+    @property
+    def shelves(self) -> tuple[str, ...]:
+        """The custom volumes that it attaches, as ``POOL/NAME``."""
+        return tuple(f"default/{self.name}-{number}" for number in range(self.volumes))
+
+    @property
     def earlier(self) -> str:
         """The generation that its target has when the trial begins."""
         return self.order(-1).generation_of(self.origin)
@@ -195,6 +205,8 @@ def draw(seed: int) -> Scenario:
     machines = tuple(replace(each, volumes=count) for each, count in zip(machines, drawn, strict=True))
     nights = random.Random(f"backups of {seed}")
     machines = tuple(_backed_up(nights, each) if nights.random() < 0.25 else each for each in machines)
+    kept = random.Random(f"volumes of backups of {seed}")
+    machines = tuple(replace(m, volumes=kept.choice([0, 0, 1, 2])) if m.nights else m for m in machines)
     boxes, of_boxes = _boxes(random.Random(f"boxes of {seed}"), names, walls)
     return Scenario(seed, servers, machines, workers, limits, (*wishes, *of_boxes), strikes, walls, boxes)
 

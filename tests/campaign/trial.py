@@ -137,7 +137,7 @@ def _shelve(world: World, box: Box) -> None:
 
 def _launch(world: World, machine: Machine) -> None:
     config = {"boot.autostart": machine.autostart} if machine.autostart else {}
-    volumes = [f"{machine.name}-{number}" for number in range(machine.volumes)]
+    volumes = [place.partition("/")[2] for place in machine.shelves]
     for name in volumes:
         world.fleet.add_volume(machine.source, name, size=machine.mib * MIB // 2, guest=machine.guest)
     made = world.fleet.launch(

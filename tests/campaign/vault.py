@@ -13,6 +13,7 @@ from tests.simulator import Entry, Fleet
 from tests.simulator.model import Data, Instance
 
 _STATE, _OF = "user.herder-backup-state", "user.herder-backup-of"
+_AT = "user.herder-backup-at"
 _MARK = "user.herder."
 _DEVICES = {
     "root": {"type": "disk", "path": "/", "pool": "default"},
@@ -55,8 +56,12 @@ def check_backups(fleet: Fleet, machine: Machine, states: Mapping[str, str], *, 
             found.append(f"the backup {name} is done and not there")
         if state == "cancelled" and name in complete and not forgets:
             found.append(f"the backup {name} was cancelled and is there")
+    found += [line for each in complete.values() for line in _check_volumes(fleet, machine, each)]
     has_parked = "parked" in states.values()
     if not forgets and not has_parked:
+        found += _check_left_volumes(
+            fleet, machine, {each.config[_AT] for each in there.values() if _AT in each.config}
+        )
         making = sorted(name for name, each in there.items() if each.config[_STATE] == "making")
         found += [f"the unfinished generation {name} is left" for name in making]
         staging = [each for each in there.values() if each.config[_STATE] == "staging"]
@@ -103,8 +108,7 @@ def _check_data(fleet: Fleet, machine: Machine, generation: Instance) -> Iterato
     if generation.data is None or generation.data.torn:
         yield f"the generation {name} has no whole data: {generation.data}"
         return
-    nights = [machine.order(night) for night in range(machine.nights)]
-    orders = {order.generation_of(machine.origin): order for order in nights}
+    orders = {order.generation_of(machine.origin): order for order in machine.orders}
     if name not in orders:
         if generation.data.version != -1000:
             yield f"the generation {name} of before has {generation.data.token} now"
@@ -114,6 +118,36 @@ def _check_data(fleet: Fleet, machine: Machine, generation: Instance) -> Iterato
     token = taken.data.token if taken is not None and taken.data is not None else "nothing"
     if generation.data.token != token:
         yield f"the generation {name} has {generation.data.token}, and its snapshot {token}"
+
+
+def _check_volumes(fleet: Fleet, machine: Machine, generation: Instance) -> Iterator[str]:
+    """Beside each generation there is a whole copy of each volume, of the moment of its snapshot and no later."""
+    order = next((o for o in machine.orders if o.generation_of(machine.origin) == generation.name), None)
+    if order is None:
+        return
+    source, target = (fleet.servers[name].pools["default"].volumes for name in (machine.source, machine.target))
+    for place in machine.shelves:
+        kept = target.get(("default", order.volume_of(machine.origin, place)))
+        if kept is None or kept.data is None or kept.data.torn:
+            yield f"the generation {generation.name} has no whole copy of {place}: {kept and kept.data}"
+            continue
+        taken = source["default", place.partition("/")[2]].snapshots.get(order.snapshot)
+        if taken is not None and taken.token != kept.data.token:
+            yield f"the copy of {place} in {generation.name} has {kept.data.token}, and its snapshot {taken.token}"
+        if generation.data is not None and kept.data.version > generation.data.version:
+            yield f"the copy of {place} in {generation.name} is newer than that"
+
+
+def _check_left_volumes(fleet: Fleet, machine: Machine, moments: set[str]) -> Iterator[str]:
+    """Nothing that was sent is left on the source, and no volume without a generation on the target."""
+    for server in (machine.source, machine.target):
+        for volume in fleet.servers[server].pools["default"].volumes.values():
+            if volume.config.get(_OF) != machine.origin:
+                continue
+            if server == machine.source:
+                yield f"what was sent in place of a volume is left, {volume.name}"
+            elif volume.config[_AT] not in moments:
+                yield f"{volume.name} is left of a generation that is not there"
 
 
 def _check_removals(fleet: Fleet, machine: Machine) -> Iterator[str]:
