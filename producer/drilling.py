@@ -9,11 +9,12 @@ from datetime import datetime, timedelta
 
 from common.config import Settings
 from common.domain.backup import BackupPolicy
-from common.domain.drill import TIMEOUT, DrillOrder, clone_name
+from common.domain.drill import TIMEOUT, DrillOrder, clone_name, clone_of_volume
 from common.domain.errors import InputError
 from common.domain.fleet import Fleet
 from common.domain.generation import Generation
 from common.domain.plan import Health, Limits, Method, Overrides, Own, Plan, Policy, Request, Selection
+from common.domain.volume import AttachedVolume
 from common.lxd.remotes import Remotes
 from producer.backup import generations, plan_id
 from producer.inventory import take_inventory
@@ -104,5 +105,14 @@ def request_for(group: Sequence[Generation], terms: Terms, plan_id: str) -> Requ
         ),
         limits=terms.limits,
         overrides=Overrides(profiles=()),
-        each={each.name: Own(name=clone_name(each.name, plan_id)) for each in group},
+        each={each.name: Own(name=clone_name(each.name, plan_id), volumes=_volumes(each, plan_id)) for each in group},
+    )
+
+
+def _volumes(generation: Generation, plan_id: str) -> tuple[AttachedVolume, ...]:
+    """What a clone attaches in place of what its source did."""
+    kept = (place.split("/", 1) for place in generation.volumes.values())
+    return tuple(
+        AttachedVolume(pool=pool, name=name, target_pool=pool, new_name=clone_of_volume(name, plan_id))
+        for pool, name in kept
     )

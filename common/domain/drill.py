@@ -77,3 +77,8 @@ def newest(drills: Iterable[Drill | None]) -> Drill | None:
 def clone_name(generation: str, plan_id: str) -> str:
     """The name of the clone that a plan makes of a generation: 63 characters at most, the same for a later one."""
     return f"{generation[:-_STAMP][:_LONGEST].rstrip('-')}-drill-{plan_id}"
+
+
+def clone_of_volume(kept: str, plan_id: str) -> str:
+    """The name of the clone of a volume beside a generation, likewise; volumes may have longer names."""
+    return f"{kept[:-_STAMP]}-drill-{plan_id}"

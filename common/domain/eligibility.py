@@ -121,7 +121,7 @@ def _about_left_volumes(instance: Instance, why: str, going: Iterable[AttachedVo
 
 
 def _about_drilling(generation: Instance, move: Move, server: Server) -> Iterator[Finding]:
-    """The clone has only files, and needs nothing but its generation, complete and as it was made."""
+    """The clone has only files, and needs nothing but its generation and what is beside it, complete and as made."""
     yield from _about_servers(move, server)
     is_as_made = generation.is_stopped and generation.is_guarded and not generation.profiles
     if generation.config.get(BACKUP_STATE) != COMPLETE or not is_as_made:
@@ -130,14 +130,16 @@ def _about_drilling(generation: Instance, move: Move, server: Server) -> Iterato
     try:
         definition = json.loads(generation.config.get(BACKUP_DEFINITION, ""))
         devices = definition["expanded_devices"].values()
+        kept = {(each["pool"], each["name"]) for each in definition.get("volumes", ())}
     except (ValueError, KeyError):
         yield _refuse("definition", "it bears no definition", "the next run makes a whole generation")
         return
-    volumes = sorted(f"{d['pool']}/{d.get('source', '')}" for d in devices if d.get("pool") and not is_root_disk(d))
-    if volumes:
+    needed = {(d["pool"], d.get("source", "")) for d in devices if d.get("pool") and not is_root_disk(d)}
+    if needed - kept:
+        volumes = ", ".join(sorted("/".join(place) for place in needed - kept))
         yield _refuse(
             "volume",
-            f"its instance needs the custom volumes {', '.join(volumes)}, which a drill goes without",
+            f"its instance needs the custom volumes {volumes}, which are not backed up with it",
             f"`herder backup restore {move.source}:{generation.name} --as NAME` makes an instance to try by hand",
         )
 

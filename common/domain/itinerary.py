@@ -293,19 +293,6 @@ BACKUP = Itinerary(
     ),
 )
 
-#: The instance attaches custom volumes, which must be on the target before it. They are sent once, when it is stopped.
-#: Those of a backup come after their generation, so that what no generation has is left over, and is removed.
-WITH_VOLUMES = {
-    Method.WARM: _with_volumes(WARM, ("reserve_volumes", "full_pass"), ("final_volumes", "final_pass")),
-    Method.COLD: _COLD_WITH_VOLUMES,
-    Method.STATEFUL: _COLD_WITH_VOLUMES,
-    Method.COPY: _with_volumes(COPY, ("copy_volumes", "full_pass")),
-    Method.BACKUP: _with_steps(BACKUP, {"verify_generation": _step("back_up_volumes", Phase.TRANSFER, Slot.TRANSFER)}),
-}
-
-#: The staging copy stays, for the next run; the snapshot on the source may be other targets' too, and is pruned later.
-UNDO_BACKUP = Itinerary(name="undo_backup", steps=(*GIVE_BACK.steps, _step("discard_generation", Phase.UNDO)))
-
 #: That the generation tells of its proof is the commit point; the clone goes after it. One that does not prove itself
 #: is a permanent error before it: the clone goes on the way back, and the next try makes another one.
 DRILL = Itinerary(
@@ -319,6 +306,21 @@ DRILL = Itinerary(
         _step("drop_clone", Phase.CLEANUP),
     ),
 )
+
+#: The instance attaches custom volumes, which must be on the target before it. They are sent once, when it is stopped.
+#: Those of a backup come after their generation, so that what no generation has is left over, and is removed.
+WITH_VOLUMES = {
+    Method.WARM: _with_volumes(WARM, ("reserve_volumes", "full_pass"), ("final_volumes", "final_pass")),
+    Method.COLD: _COLD_WITH_VOLUMES,
+    Method.STATEFUL: _COLD_WITH_VOLUMES,
+    Method.COPY: _with_volumes(COPY, ("copy_volumes", "full_pass")),
+    Method.BACKUP: _with_steps(BACKUP, {"verify_generation": _step("back_up_volumes", Phase.TRANSFER, Slot.TRANSFER)}),
+    Method.DRILL: _with_steps(DRILL, {"clone_generation": _step("clone_volumes", Phase.TRANSFER, Slot.TRANSFER)}),
+}
+
+#: The staging copy stays, for the next run; the snapshot on the source may be other targets' too, and is pruned later.
+UNDO_BACKUP = Itinerary(name="undo_backup", steps=(*GIVE_BACK.steps, _step("discard_generation", Phase.UNDO)))
+
 GIVE_BACK_DRILL = Itinerary(name="give_back_drill", steps=(_step("drop_clone", Phase.UNDO),))
 UNDO_DRILL = Itinerary(name="undo_drill", steps=(_step("drop_clone", Phase.UNDO),))
 
@@ -391,4 +393,5 @@ RESUME_AT_WITH_VOLUMES = {
     Method.STATEFUL: "stop_source",
     Method.COPY: "copy_volumes",
     Method.BACKUP: "refresh_staging",
+    Method.DRILL: "clone_volumes",
 }

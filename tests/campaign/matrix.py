@@ -324,7 +324,7 @@ def _scenario(itinerary: Itinerary, retire: Retire, mode: Mode, proof: str) -> S
         return Scenario(1, servers, (), (timedelta(0),), Limits(), boxes=(box,))
     method = methods.get(itinerary.name, Method.WARM)
     is_backup = method is Method.BACKUP
-    is_bare = itinerary in (*FORWARD.values(), UNDO_BACKUP) or method is Method.DRILL
+    is_bare = itinerary in (*FORWARD.values(), UNDO_BACKUP, GIVE_BACK_DRILL)
     machine = Machine(
         name="c1", source="s1", target="s2", runs=True, mib=20, guest=Guest(writes_per_second=5.0), snapshots=1,
         autostart="true", method=method, retire=retire, after_grace=AfterGrace.FORCE, mode=mode,

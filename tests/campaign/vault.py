@@ -19,7 +19,7 @@ _DEVICES = {
     "root": {"type": "disk", "path": "/", "pool": "default"},
     "herder-guard": {"type": "unix-char", "source": "/dev/herder-guard", "path": "/dev/herder-guard"},
 }
-_DEFINITION = {"profiles": [], "config": {"limits.memory": "1GiB", "raw.lxc": "of the source"}, "expanded_devices": {}}
+_DEFINITION = {"profiles": [], "config": {"limits.memory": "1GiB", "raw.lxc": "of the source"}}
 _EARLIER = -1
 
 
@@ -32,7 +32,7 @@ def back_up_earlier(fleet: Fleet, machine: Machine, source: Instance) -> None:
         _OF: machine.origin,
         "user.herder-backup-at": order.at.isoformat(),
         _STATE: "complete",
-        "user.herder-backup-definition": json.dumps(_DEFINITION),
+        "user.herder-backup-definition": json.dumps({**_DEFINITION, **_keep(fleet, machine)}),
         "raw.lxc": "somebody has put it here",
     }
     size = machine.mib * 1024**2
@@ -40,6 +40,25 @@ def back_up_earlier(fleet: Fleet, machine: Machine, source: Instance) -> None:
     assert source.data
     made.profiles, made.guest = [], machine.guest
     made.data = Data(source.data.generation, -1000, source.data.size)
+
+
+def _keep(fleet: Fleet, machine: Machine) -> dict[str, object]:
+    """What the definition tells of the volumes that are beside the earlier generation."""
+    order, told, devices = machine.order(_EARLIER), [], {}
+    for place in machine.shelves:
+        pool, name = place.split("/")
+        kept = fleet.add_volume(machine.target, order.volume_of(machine.origin, place), size=machine.mib * 1024**2)
+        was = {"pool": pool, "name": name, "description": "", "config": {"user.tier": "1"}}
+        kept.snapshots.clear()
+        kept.config |= {
+            "user.herder-backup": order.policy,
+            _OF: machine.origin,
+            _AT: order.at.isoformat(),
+            "user.herder-backup-volume": json.dumps(was),
+        }
+        told.append({"pool": pool, "name": name, "kept_in": pool, "kept_as": kept.name})
+        devices[name] = {"type": "disk", "path": f"/{name}", "pool": pool, "source": name}
+    return {"volumes": told, "expanded_devices": devices}
 
 
 def check_backups(fleet: Fleet, machine: Machine, states: Mapping[str, str], *, forgets: bool) -> list[str]:
@@ -76,6 +95,11 @@ def check_drills(fleet: Fleet, machine: Machine, states: Mapping[str, str]) -> l
     found = list(_check_data(fleet, machine, generation))
     left = sorted(name for _, name in server.instances if name != machine.earlier)
     found += [f"{name} is left over" for name in left]
+    volumes = {volume.name: volume for volume in server.pools["default"].volumes.values()}
+    kept = {machine.order(_EARLIER).volume_of(machine.origin, place) for place in machine.shelves}
+    found += [f"volume {name} is left over or gone" for name in sorted(volumes.keys() ^ kept)]
+    written = [name for name in kept & volumes.keys() if (data := volumes[name].data) is None or data.version]
+    found += [f"volume {name} was written into" for name in written]
     outcome = Drill.read(generation.config.get("user.herder-backup-drill", ""))
     if "done" in states.values() and not (outcome and outcome.succeeded):
         found.append(f"the drill is done, and the generation tells of {outcome}")
@@ -87,7 +111,8 @@ def check_drills(fleet: Fleet, machine: Machine, states: Mapping[str, str]) -> l
     for entry in started:
         before = [e for e in server.history.of(entry.instance, "configured", "created") if e.at <= entry.at]
         told = before[-1].detail
-        if list(told["devices"]) != ["root"] or told.get("profiles") or "raw.lxc" in told["config"]:
+        disks = {"root", *(place.partition("/")[2] for place in machine.shelves)}
+        if set(told["devices"]) != disks or told.get("profiles") or "raw.lxc" in told["config"]:
             found.append(f"{entry.instance} was started with {told}")
     return found
 

@@ -1,8 +1,8 @@
 """A drill: a clone of a generation is started where it lies, alone, and shows whether it works; then it is removed.
 
-The clone has a root disk and nothing else: no profile, no network card, no volume and no path of its host. So it can
-meet neither its source nor the world, and is no second copy of a running instance. Of the generation one key is
-written, the outcome. Everything that is stopped or removed bears the mark of this drill.
+The clone has a root disk, clones of the volumes beside the generation, and nothing else: no profile, no network card
+and no path of its host. So it can meet neither its source nor the world, and is no second copy of a running instance.
+Of the generation one key is written, the outcome. Everything that is stopped or removed bears the mark of this drill.
 """
 
 import json
@@ -33,6 +33,7 @@ from workers.steps.cutover import free_target
 from workers.steps.guard import guard
 from workers.steps.health import check_health
 from workers.steps.marks import mark
+from workers.steps.volumes import discard_volumes, is_complete, send_each
 
 #: What of its source's config the clone needs to run as that did, and that reaches nothing outside of it.
 _TAKEN = ("security.nesting", "security.privileged", "security.secureboot", "security.csm", "limits.memory")
@@ -69,6 +70,12 @@ def _generation(ctx: Context) -> Instance:
     except NotFound as gone:
         message = f"{_what(ctx)} is not there any more: it was pruned, or somebody has removed it"
         raise PreflightRefused(message, hint=_DRILL_AGAIN) from gone
+
+
+def clone_volumes(ctx: Context) -> Outcome:
+    """Beside the clone there is one of each volume beside the generation; nothing is written into those."""
+    meant = {f"{ctx.move.source}:{volume}" for volume in ctx.move.volumes}
+    return send_each(ctx, lambda copy: is_complete(copy) and copy.marks.get("source") in meant)
 
 
 def clone_generation(ctx: Context) -> Outcome:
@@ -123,7 +130,7 @@ def _root(instance: Instance) -> dict[str, dict[str, str]]:
 
 
 def start_clone(ctx: Context) -> Outcome:
-    """The clone has nothing but its root disk, and runs. Raises VerificationFailed when its time is up."""
+    """The clone has nothing but its disks, and runs. Raises VerificationFailed when its time is up."""
     clone = _own_clone(ctx)
     if clone.is_guarded:
         freed = _free(ctx, clone)
@@ -136,7 +143,19 @@ def _free(ctx: Context, clone: Instance) -> Outcome | None:
     """None when it is free to start, and all that it has is what is said here."""
     volatile = {key: value for key, value in clone.config.items() if key.startswith("volatile.")}
     bare = replace(clone, profiles=(), config={**volatile, **_config(ctx, _generation(ctx))})
-    return free_target(ctx, bare, "drilled", devices=_root(clone))
+    return free_target(ctx, bare, "drilled", devices={**_root(clone), **_volumes(ctx)})
+
+
+def _volumes(ctx: Context) -> dict[str, dict[str, str]]:
+    """The devices of the source that attached what is cloned here."""
+    definition = json.loads(_generation(ctx).config[BACKUP_DEFINITION])
+    was = {(each["kept_in"], each["kept_as"]): (each["pool"], each["name"]) for each in definition.get("volumes", ())}
+    clones = {was[volume.pool, volume.name]: volume for volume in ctx.move.volumes}
+    return {
+        name: {**device, "pool": clone.target_pool, "source": clone.target_name}
+        for name, device in definition["expanded_devices"].items()
+        if (clone := clones.get((device.get("pool"), device.get("source")))) is not None
+    }
 
 
 def _start(ctx: Context, clone: Instance) -> Outcome | None:
@@ -239,9 +258,8 @@ def _failed(ctx: Context, reason: str) -> VerificationFailed:
 def drop_clone(ctx: Context) -> Outcome:
     """Nothing is left of the clone; what is not this drill's is left alone."""
     found = ctx.target_instance()
-    if found is None or not _is_ours(ctx, found):
-        return Outcome.completed()
-    return _remove(ctx, found) or Outcome.completed()
+    waiting = _remove(ctx, found) if found is not None and _is_ours(ctx, found) else None
+    return waiting or discard_volumes(ctx)
 
 
 def _remove(ctx: Context, clone: Instance) -> Outcome | None:

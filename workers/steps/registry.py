@@ -79,6 +79,7 @@ STEPS: Mapping[str, StepFunction] = {
         generations.prune,
         generations.discard_generation,
         drilling.check_generation,
+        drilling.clone_volumes,
         drilling.clone_generation,
         drilling.start_clone,
         drilling.prove_clone,
