@@ -6,6 +6,7 @@ how each ended.
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from common.domain.drill import Drill
 from tests.campaign.scenario import Machine
@@ -21,6 +22,7 @@ _DEVICES = {
 }
 _DEFINITION = {"profiles": [], "config": {"limits.memory": "1GiB", "raw.lxc": "of the source"}}
 _EARLIER = -1
+_OLD = -1000  # the version of what was backed up then
 
 
 def back_up_earlier(fleet: Fleet, machine: Machine, source: Instance) -> None:
@@ -39,7 +41,7 @@ def back_up_earlier(fleet: Fleet, machine: Machine, source: Instance) -> None:
     made = fleet.launch(machine.target, machine.earlier, size=size, config=config, devices=_DEVICES, runs=False)
     assert source.data
     made.profiles, made.guest = [], machine.guest
-    made.data = Data(source.data.generation, -1000, source.data.size)
+    made.data = Data(source.data.generation, _OLD, source.data.size)
 
 
 def _keep(fleet: Fleet, machine: Machine) -> dict[str, object]:
@@ -49,6 +51,8 @@ def _keep(fleet: Fleet, machine: Machine) -> dict[str, object]:
         pool, name = place.split("/")
         kept = fleet.add_volume(machine.target, order.volume_of(machine.origin, place), size=machine.mib * 1024**2)
         was = {"pool": pool, "name": name, "description": "", "config": {"user.tier": "1"}}
+        assert kept.data
+        kept.data = replace(kept.data, version=_OLD)
         kept.snapshots.clear()
         kept.config |= {
             "user.herder-backup": order.policy,
@@ -98,7 +102,7 @@ def check_drills(fleet: Fleet, machine: Machine, states: Mapping[str, str]) -> l
     volumes = {volume.name: volume for volume in server.pools["default"].volumes.values()}
     kept = {machine.order(_EARLIER).volume_of(machine.origin, place) for place in machine.shelves}
     found += [f"volume {name} is left over or gone" for name in sorted(volumes.keys() ^ kept)]
-    written = [name for name in kept & volumes.keys() if (data := volumes[name].data) is None or data.version]
+    written = [name for name in kept & volumes.keys() if (data := volumes[name].data) is None or data.version != _OLD]
     found += [f"volume {name} was written into" for name in written]
     outcome = Drill.read(generation.config.get("user.herder-backup-drill", ""))
     if "done" in states.values() and not (outcome and outcome.succeeded):
@@ -135,7 +139,7 @@ def _check_data(fleet: Fleet, machine: Machine, generation: Instance) -> Iterato
         return
     orders = {order.generation_of(machine.origin): order for order in machine.orders}
     if name not in orders:
-        if generation.data.version != -1000:
+        if generation.data.version != _OLD:
             yield f"the generation {name} of before has {generation.data.token} now"
         return
     source = fleet.servers[machine.source].instances["default", machine.name]
