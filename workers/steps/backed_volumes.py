@@ -22,6 +22,7 @@ from common.domain.generation import (
 from common.domain.instance import BACKUP_STATE, Instance
 from common.domain.job import Outcome
 from common.domain.operation import Operation, OperationRef
+from common.domain.retention import retain
 from common.domain.volume import AttachedVolume, Volume
 from workers.steps.context import Context
 from workers.steps.marks import mark
@@ -327,17 +328,20 @@ def discard_volumes_of_generation(ctx: Context) -> Outcome | None:
 
 
 def prune_volume_snapshots(ctx: Context) -> Outcome | None:
-    """Those of earlier runs go of which the instance has none any more. None when they are gone."""
-    order = ctx.move.order
+    """What the policy does not keep goes, as of the instance, but never the newest. None when it is gone."""
     if not ctx.move.volumes:
         return None
-    kept = {each.name for each in ctx.source.snapshots(ctx.move.instance, project=ctx.move.project)}
+    order = ctx.move.order
+    of_instance = {each.name for each in ctx.source.snapshots(ctx.move.instance, project=ctx.move.project)}
     for volume in ctx.move.volumes:
         source = find_volume(ctx.source, volume.pool, volume.name, ctx.move.project)
-        for name in sorted(ctx.source.volume_snapshots(source) - kept) if source else ():
-            moment = moment_of(name, order.policy)
-            if source is not None and moment is not None and moment < order.at:
-                waiting = drop_snapshot(ctx, source, name)
+        if source is None:
+            continue
+        own = ctx.source.volume_snapshots(source)
+        moments = {moment: name for name in own | of_instance if (moment := moment_of(name, order.policy)) is not None}
+        for moment in retain(moments, order.keep, order.zone).remove:
+            if moments[moment] in own and moment != max(moments):
+                waiting = drop_snapshot(ctx, source, moments[moment])
                 if waiting is not None:
                     return waiting
     return None

@@ -9,6 +9,8 @@ from common.domain.job import Outcome
 from common.domain.operation import Operation
 from workers.steps.context import Context
 
+#: What a server says if a name is taken.
+IS_THERE = "already exists"
 #: Operations of people at work inside an instance; they do not stand in the way.
 _HARMLESS = frozenset({"Executing command", "Showing console"})
 

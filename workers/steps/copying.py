@@ -32,7 +32,7 @@ from common.domain.operation import Operation, OperationRef
 from common.domain.plan import Mode, identity_of
 from common.lxd.migration import Offer, Transfer, receive_body, reserve_body
 from workers.steps.context import LOOK_AGAIN, Context
-from workers.steps.copies import find_operation, free_name, kept_copy, remove_copy
+from workers.steps.copies import IS_THERE, find_operation, free_name, kept_copy, remove_copy
 from workers.steps.guard import guard
 from workers.steps.marks import mark, marked, remembered_id, restored, snapshot_name, uuid_of_copy, wanted
 from workers.steps.repair import drop_newest_snapshot, is_beyond_repair
@@ -312,7 +312,8 @@ def _relay(ctx: Context, instance: Instance, transfer: Transfer) -> tuple[str, s
 
 
 def _not_received(error: PermanentError) -> Exception:
-    return TransferFailed(error.message) if _STILL_THERE in error.message else error
+    """A name that was taken since we looked is looked at first, the next time: a run of another night may have it."""
+    return TransferFailed(error.message) if IS_THERE in error.message else error
 
 
 def _receive_body(ctx: Context, instance: Instance, transfer: Transfer) -> dict[str, Any]:

@@ -24,9 +24,9 @@ from common.domain.plan import Retire
 from common.domain.volume import COPIED_BY, AttachedVolume, Volume
 from common.lxd.survey import survey_volumes
 from workers.steps.context import Context
+from workers.steps.copies import IS_THERE
 from workers.steps.marks import mark
 from workers.steps.volumes import (
-    IS_THERE,
     claimed,
     delete,
     differing_volumes,

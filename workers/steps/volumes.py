@@ -38,14 +38,12 @@ from common.domain.volume import AttachedVolume, Volume
 from common.lxd.client import LxdClient
 from common.lxd.migration import Offer, Transfer, volume_receive_body
 from workers.steps.context import LOOK_AGAIN, Context, soon_again
-from workers.steps.copies import remove_copy
+from workers.steps.copies import IS_THERE, remove_copy
 from workers.steps.marks import mark
 from workers.steps.ways import choose_way, closed_way, is_closed
 
 Told = TypeVar("Told")
 
-#: What a server says if a name is taken.
-IS_THERE = "already exists"
 #: What a target that was killed leaves on btrfs: a record that can be deleted, and not be refreshed.
 _WRECK = "Volume exists in database but not on storage"
 _IN_USE = "still in use"
