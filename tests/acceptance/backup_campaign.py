@@ -31,7 +31,7 @@ from tests.acceptance.world import Tree
 from tests.lab import Lab, LabServer
 from tests.lab.wire import Wire
 
-KEEP = {"s2": 4, "d1": 3}
+KEEP = {"s2": {"last": 4}, "d1": {"last": 3}}
 _BLOWS_A_NIGHT = 3
 _MIB = 1024**2
 
@@ -110,23 +110,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.acceptance.backup_campaign", description=__doc__)
     parser.add_argument("--blows", type=int, default=200, help="in all (default: %(default)s)")
     parser.add_argument("--instances", type=int, default=3)
+    parser.add_argument("--volumes", type=int, default=1, help="of each instance (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="of the moments (default: random)")
     chosen = parser.parse_args(arguments)
     lab = Lab.up(["s1", *KEEP])
-    print(f"seed {chosen.seed}: {chosen.blows} blows, {chosen.instances} instances", flush=True)
+    what = f"{chosen.instances} instances with {chosen.volumes} volumes each"
+    print(f"seed {chosen.seed}: {chosen.blows} blows, {what}", flush=True)
     with tempfile.TemporaryDirectory(prefix="hb", dir="/tmp") as home:
-        tally = stand(lab, Path(home), chosen.blows, chosen.instances, random.Random(chosen.seed))
+        dice = random.Random(chosen.seed)
+        tally = stand(lab, Path(home), chosen.blows, chosen.instances, dice, volumes=chosen.volumes)
     print(json.dumps(vars(tally) | {"blows": dict(tally.blows), "harmed": 0}))
     return 0
 
 
-def stand(lab: Lab, home: Path, blows: int, instances: int, dice: random.Random) -> Tally:
+def stand(lab: Lab, home: Path, blows: int, instances: int, dice: random.Random, *, volumes: int) -> Tally:
     """A first night in peace, then nights under fire. Raises AssertionError if a promise is broken."""
     servers = {name: lab.servers[name] for name in ("s1", *KEEP)}
     for server in servers.values():
         world.strip(server)
     tally = Tally()
-    story = Nights(servers, Herder.of(lab, home), instances, keep_on=KEEP, dice=dice)
+    story = Nights(servers, Herder.of(lab, home), instances, volumes, keep_on=KEEP, dice=dice)
     story.begin()
     story.night()
     while tally.blows.total() < blows:
@@ -164,16 +167,17 @@ def _night(story: Nights, wire: Wire, dice: random.Random, tally: Tally) -> None
 
 
 def _last_good(story: Nights) -> dict[Path, Tree]:
-    """Where the newest generation of each instance on each target is on disk, and what is in it."""
-    found: dict[tuple[str, str], tuple[str, Path]] = {}
+    """Where the newest generation of each instance on each target is on disk, and its volumes; what is in them."""
+    found: dict[tuple[str, str], tuple[str, list[Path]]] = {}
     for target in KEEP:
-        for record in world.listing(story.servers[target]):
+        server = story.servers[target]
+        for record in world.listing(server):
             config = record["config"]
             if config.get(STATE) == "complete":
-                place = world.rootfs(story.servers[target], record["name"])
+                places = [world.rootfs(server, record["name"]), *story.kept_volumes(server, record).values()]
                 key = (target, config[OF])
-                found[key] = max(found.get(key, ("", place)), (config[AT], place))
-    return {place: world.tree(place) for _, place in found.values()}
+                found[key] = max(found.get(key, ("", places)), (config[AT], places))
+    return {place: world.tree(place) for _, places in found.values() for place in places}
 
 
 def _look(good: dict[Path, Tree], tally: Tally) -> None:
@@ -204,12 +208,16 @@ def _retry(story: Nights, run: Running, tally: Tally) -> None:
 def _restore(story: Nights, dice: random.Random, tally: Tally) -> None:
     """One generation of any night that is kept, from any target."""
     target, name = dice.choice(list(KEEP)), dice.choice(story.names)
-    night = story.nights - 1 - dice.randrange(min(story.nights, KEEP[target]))
+    night = dice.choice(story.kept_on(target))
     at = story.at(night).isoformat()
     command = ("backup", "restore", f"s1:{name}", "--at", at, "--from", f"{target}:", "--as", "restored", "--yes")
     story.herder.run(*command).ended(DONE)
     assert world.tree(world.rootfs(story.source, "restored")) == story.was[name, night], (target, name, night)
     world.delete(story.source, "restored")
+    for volume in story.shelves(name):
+        restored = f"{volume}-restored"
+        assert world.tree(world.volume_folder(story.source, restored)) == story.was[volume, night], (target, volume)
+        world.delete_volume(story.source, restored)
     tally.restored += 1
 
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.lab
 @pytest.fixture
 def nights(s1: LabServer, s2: LabServer, d1: LabServer, herder: Herder) -> Nights:
     """Three instances on s1 and a policy that backs them up onto s2 (btrfs) and d1 (dir)."""
-    story = Nights({"s1": s1, "s2": s2, "d1": d1}, herder, instances=3)
+    story = Nights({"s1": s1, "s2": s2, "d1": d1}, herder, instances=3, volumes=1)
     story.begin()
     return story
 
@@ -47,12 +47,16 @@ def test_an_instance_of_an_earlier_night_comes_back_with_all_that_it_was(nights:
     at = nights.at(1).isoformat()
     nights.herder.run("backup", "restore", "s1:web2", "--at", at, "--as", "older", "--yes").ended(0)
     assert world.tree(world.rootfs(s1, "older")) == nights.was["web2", 1]
+    assert world.tree(world.volume_folder(s1, "web2-v1-older")) == nights.was["web2-v1", 1]
     nights.assert_like(s1, "older", was)
     world.stop(s1, "web2")
     world.delete(s1, "web2")
+    world.delete_volume(s1, "web2-v1")
     command = ("backup", "restore", "s1:web2", "--from", "d1:", "--keep-addresses", "--yes")
     nights.herder.run(*command).ended(0)
     assert world.tree(world.rootfs(s1, "web2")) == nights.was["web2", 2]
+    assert world.tree(world.volume_folder(s1, "web2-v1")) == nights.was["web2-v1", 2]
+    assert world.volumes(s1)["web2-v1"]["config"]["user.tier"] == "web2-v1"
     nights.assert_like(s1, "web2", was)
     assert addresses(world.get(s1, "web2")) == addresses(was)
     world.start(s1, "web2")
@@ -78,6 +82,7 @@ def test_a_whole_server_comes_back_on_one_that_has_nothing_of_it(nights: Nights,
     nights.herder.run(*every, "--no-profiles").ended(0)
     for name in nights.names:
         assert world.tree(world.rootfs(s2, name)) == nights.was[name, 0]
+        assert world.tree(world.volume_folder(s2, f"{name}-v1")) == nights.was[f"{name}-v1", 0]
         assert world.traces_on(s2, name) == []
         assert not any(key.startswith("user.herder-backup") for key in world.get(s2, name)["config"])
     d1_too = ("backup", "restore", "s1:web3", "--from", "d1:", "--to", "d1:", "--no-profiles", "--yes")
@@ -116,7 +121,7 @@ def test_what_runs_says_before_its_snapshot_is_in_the_backup_and_gone_after_it(
 def test_a_hook_that_fails_leaves_no_snapshot_and_is_taken_back(s1: LabServer, s2: LabServer, herder: Herder) -> None:
     """What it had begun is ended by the lines after; the job is parked with the reason, and nothing was backed up."""
     hook = {"before": ["echo begun > /root/quiet", "false"], "after": ["rm -f /root/quiet"]}
-    nights = Nights({"s1": s1, "s2": s2}, herder, instances=2, hook=hook, keep_on={"s2": 1})
+    nights = Nights({"s1": s1, "s2": s2}, herder, instances=2, hook=hook, keep_on={"s2": {"last": 1}})
     nights.begin()
     ran = nights.falls().wait().ended(NOT_ALL)
     states = {job["instance"]: (job["state"], job["error"]) for report in ran.json for job in report["jobs"]}
@@ -137,7 +142,7 @@ def choke(s1: LabServer) -> Iterator[Choke]:
 def held_night(lab: Lab, home: Path, choke: Choke, target: LabServer) -> Nights:
     """One instance, and one good night on the target; the next one has 16 MiB to send."""
     herder = Herder.of(lab, home).having(choke.configuration(lab, home / "conf"))
-    story = Nights({"s1": choke.server, target.name: target}, herder, instances=1, keep_on={target.name: 3})
+    story = Nights({"s1": choke.server, target.name: target}, herder, instances=1, keep_on={target.name: {"last": 3}})
     story.begin()
     story.night()
     world.start(choke.server, "web1")
@@ -201,7 +206,9 @@ def test_a_quiet_day_costs_next_to_nothing_between_btrfs_pools(
     nights.ends(night)
     with Choke(choke.server) as narrow:
         conf = narrow.configuration(lab, home / "narrow")
-        quiet = Nights(nights.servers, nights.herder.having(conf), 1, keep_on=nights.keep_on, was=nights.was, nights=2)
+        quiet = Nights(
+            nights.servers, nights.herder.having(conf), 1, keep_on=nights.keep_on, was=nights.was, nights=2
+        )
         quiet.night()
         assert narrow.held == 0
     quiet.check()

@@ -29,16 +29,10 @@ def _path(volume: str = "", *rest: str, pool: str = "default") -> str:
     return "/".join([f"/1.0/storage-pools/{pool}/volumes/custom", *([volume, *rest] if volume else [])])
 
 
-def folder(server: LabServer, volume: str, *, snapshot: str = "", pool: str = "default") -> Path:
-    """Where its files are."""
-    kind = "custom-snapshots" if snapshot else "custom"
-    return server.lxd_dir / "storage-pools" / pool / kind / f"default_{volume}" / snapshot
-
-
 def make(server: LabServer, name: str = "data", *, tier: str = "gold", mebibytes: int = 4) -> None:
     """A volume that nobody attaches, with a snapshot that has other files than it."""
     server.query("POST", _path(), {"name": name, "config": {"user.tier": tier}, "description": f"of {tier}"})
-    root = folder(server, name)
+    root = world.volume_folder(server, name)
     (root / "old").write_bytes(os.urandom(MIB))
     (root / "a").mkdir(mode=0o750)
     os.chown(root / "a", 1234, 1235)
@@ -63,8 +57,8 @@ def seen(server: LabServer, name: str = "data", *, pool: str = "default") -> See
     record = server.query("GET", _path(name, pool=pool))
     snapshots = [url.rpartition("/")[2] for url in server.query("GET", _path(name, "snapshots", pool=pool))]
     return Seen(
-        files=world.tree(folder(server, name, pool=pool)),
-        snapshots={each: world.tree(folder(server, name, snapshot=each, pool=pool)) for each in snapshots},
+        files=world.tree(world.volume_folder(server, name, pool=pool)),
+        snapshots={each: world.tree(world.volume_folder(server, name, snapshot=each, pool=pool)) for each in snapshots},
         config={key: value for key, value in record["config"].items() if key != COPIED_BY},
         description=record["description"],
     )
@@ -127,7 +121,7 @@ def test_a_refresh_makes_a_volume_equal_to_its_source_and_keeps_its_config(
     source, target = pair
     make(source)
     make(target, tier="silver")
-    (folder(target, "data") / "stray").write_text("not of the source")
+    (world.volume_folder(target, "data") / "stray").write_text("not of the source")
     target.query("POST", _path("data", "snapshots"), {"name": "stray"})
     was = seen(source)
     refresh = ("volume", "refresh", f"{source.name}:default/data", f"{target.name}:", "--yes")
@@ -135,7 +129,7 @@ def test_a_refresh_makes_a_volume_equal_to_its_source_and_keeps_its_config(
     now = seen(target)
     assert (now.files, now.snapshots) == (was.files, was.snapshots)
     assert (now.config, now.description) == ({"user.tier": "silver"}, "of silver")
-    changed = folder(source, "data") / "new"
+    changed = world.volume_folder(source, "data") / "new"
     before = changed.stat()
     changed.write_bytes(os.urandom(before.st_size))
     os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns + 1))

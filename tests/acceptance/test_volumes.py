@@ -41,27 +41,20 @@ def make_database(server: LabServer, *, mebibytes: int = 4) -> None:
     server.lxc("exec", NAME, "--", "sh", "-c", f"({WRITER}) > /dev/null 2>&1 &")
 
 
-def volumes(server: LabServer) -> dict[str, world.Record]:
-    """Its custom volumes, by name."""
-    listed = server.query("GET", f"{_path()}?recursion=1")
-    return {each["name"]: each for each in listed if "/" not in each["name"]}
-
-
 def files(server: LabServer, volume: str, *, snapshot: str = "") -> world.Tree:
     """What is in it, with owners and times."""
-    kind = "custom-snapshots" if snapshot else "custom"
-    return world.tree(server.lxd_dir / "storage-pools" / "default" / kind / f"default_{volume}" / snapshot)
+    return world.tree(world.volume_folder(server, volume, snapshot=snapshot))
 
 
 def traces(server: LabServer) -> list[str]:
     """The marks of herder on its volumes."""
-    found = [(name, key) for name, record in volumes(server).items() for key in record["config"]]
+    found = [(name, key) for name, record in world.volumes(server).items() for key in record["config"]]
     return [f"{key} of {name}" for name, key in found if key.startswith(world.MARK)]
 
 
 def assert_same_volumes(source: LabServer, target: LabServer) -> None:
     """The target's are the source's as it left them when it was stopped."""
-    there, here = volumes(target), volumes(source)
+    there, here = world.volumes(target), world.volumes(source)
     for volume in VOLUMES:
         assert files(target, volume) == files(source, volume)
         assert there[volume]["config"]["user.tier"] == volume
@@ -92,8 +85,8 @@ def test_who_deletes_the_source_deletes_its_volumes(s1: LabServer, s2: LabServer
     make_database(s1)
     herder.run("move", f"s1:{NAME}", "s2:", "--retire", "delete", "--yes").ended(DONE)
     assert world.status(s1, NAME) == "absent"
-    assert volumes(s1) == {}
-    assert volumes(s2).keys() == set(VOLUMES)
+    assert world.volumes(s1) == {}
+    assert world.volumes(s2).keys() == set(VOLUMES)
     assert world.status(s2, NAME) == "Running"
 
 
@@ -127,7 +120,7 @@ def test_a_finished_move_is_taken_back_with_its_volumes(s1: LabServer, s2: LabSe
     assert world.status(s1, NAME) == "Running"
     assert "old" in s1.lxc("exec", NAME, "--", "ls", "/mnt/data")
     assert traces(s1) == []
-    assert {volumes(s2)[volume]["config"][f"{world.MARK}state"] for volume in VOLUMES} == {"retired"}
+    assert {world.volumes(s2)[volume]["config"][f"{world.MARK}state"] for volume in VOLUMES} == {"retired"}
 
 
 def test_a_volume_that_others_attach_stays_and_so_does_its_instance(
@@ -138,7 +131,7 @@ def test_a_volume_that_others_attach_stays_and_so_does_its_instance(
     world.make(s1, Wish(name="reader", devices={"data": device("data")}))
     ran = herder.run("move", f"s1:{NAME}", "s2:", "--yes").ended(NOT_ALL)
     assert "default/data is also attached by reader" in " ".join(f"{ran.out} {ran.err}".split())
-    assert volumes(s2) == {}
+    assert world.volumes(s2) == {}
     assert world.status(s1, NAME) == "Running"
 
 
@@ -150,7 +143,7 @@ def test_a_volume_of_that_name_on_the_target_is_never_overwritten(s1: LabServer,
     assert "s2 has a custom volume default/logs already" in " ".join(f"{ran.out} {ran.err}".split())
     assert world.status(s1, NAME) == "Running"
     herder.run("move", f"s1:{NAME}", "s2:", "--device", "logs,source=logs", "--yes").ended(DONE)
-    assert volumes(s2)["logs"]["config"]["user.mine"] == "yes"
+    assert world.volumes(s2)["logs"]["config"]["user.mine"] == "yes"
     assert files(s2, "data") == files(s1, "data")
 
 
@@ -226,7 +219,7 @@ def test_a_cancel_waits_for_the_volume_and_leaves_nothing(
     (job,) = running.wait().ended(NOT_ALL).json["jobs"]
     assert job["state"] == "cancelled"
     world.assert_untouched(s1, s2, NAME)
-    assert volumes(s2).keys() == {"other"}
+    assert world.volumes(s2).keys() == {"other"}
     assert traces(s1) == []
     with pytest.raises(RefusedError, match="still in use"):
         s1.query("DELETE", _path("data"))

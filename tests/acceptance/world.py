@@ -17,6 +17,7 @@ from tests.lab import LabServer, RefusedError, host
 MARK, GUARD, SNAPSHOT, WRECK = "user.herder.", "herder-guard", "herder-", "-wreck-"
 
 #: Config of a project that has the images and profiles of the default project.
+VOLUMES = "/1.0/storage-pools/default/volumes/custom"
 OWN_NOTHING = {"features.images": "false", "features.profiles": "false", "features.storage.volumes": "false"}
 
 Record = dict[str, Any]
@@ -42,7 +43,7 @@ class Wish:
 def strip(server: LabServer) -> None:
     """Take everything away that a test has made on it: instances, volumes, profiles, projects, pools, networks."""
     server.delete_all()
-    _delete_each(server, "/1.0/storage-pools/default/volumes/custom")
+    _delete_each(server, VOLUMES)
     for project in server.query("GET", "/1.0/projects?recursion=1"):
         _delete_each(server, f"/1.0/profiles?project={project['name']}")
     for kind in ("projects", "storage-pools"):
@@ -183,6 +184,33 @@ def rootfs(
     volume = name if project == "default" else f"{project}_{name}"
     below = Path("containers-snapshots", volume, snapshot) if snapshot else Path("containers", volume)
     return server.lxd_dir / "storage-pools" / pool / below / "rootfs"
+
+
+def volumes(server: LabServer) -> dict[str, Record]:
+    """Its custom volumes, by name."""
+    listed = server.query("GET", f"{VOLUMES}?recursion=1")
+    return {each["name"]: each for each in listed if "/" not in each["name"]}
+
+
+def make_volume(server: LabServer, name: str, *, description: str = "", **config: str) -> None:
+    """An empty custom volume."""
+    server.query("POST", VOLUMES, {"name": name, "config": config, "description": description})
+
+
+def delete_volume(server: LabServer, name: str) -> None:
+    """Delete one that nobody attaches."""
+    server.query("DELETE", f"{VOLUMES}/{name}")
+
+
+def volume_snapshots(server: LabServer, name: str) -> set[str]:
+    """Names of its snapshots."""
+    return {url.rpartition("/")[2] for url in server.query("GET", f"{VOLUMES}/{name}/snapshots")}
+
+
+def volume_folder(server: LabServer, name: str, *, snapshot: str = "", pool: str = "default") -> Path:
+    """Where the files of a custom volume, or of its snapshot, are on the host."""
+    kind = "custom-snapshots" if snapshot else "custom"
+    return server.lxd_dir / "storage-pools" / pool / kind / f"default_{name}" / snapshot
 
 
 def tree(root: Path) -> Tree:
