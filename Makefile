@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: help setup demo test test-all check unit integration acceptance acceptance-incus lab lab-down bench-downtime bench-evacuate bench-cluster bench-backup campaign campaign-lxd campaign-backups lock clean
+.PHONY: help setup demo test test-all check unit integration acceptance acceptance-incus lab lab-down bench-downtime bench-evacuate bench-cluster bench-backup campaign campaign-lxd campaign-backups nights lock clean
 
 help: ## Say what the verbs do
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | column -t -s '|'
@@ -75,6 +75,9 @@ campaign-lxd: setup ## Evacuate real containers while workers, Redis and LXD dae
 
 campaign-backups: setup ## Back real containers up while workers, Redis, daemons, connections and pools fail: BLOWS=200
 	$(BIN)/python -m tests.acceptance.backup_campaign --blows $(or $(BLOWS),200)
+
+nights: setup ## Back real containers and their volumes up for 30 nights, and compare every generation that is kept
+	$(BIN)/python -m tests.acceptance.nights
 
 lock: setup ## Write requirements.lock anew from pyproject.toml
 	$(BIN)/pip install --quiet uv

@@ -95,6 +95,8 @@ class Scheduler:
             return  # planning took so long that another one acts by now
         for plan in plans:
             submit(plan, self.jobs)
+            for warning in plan.warnings:
+                log.warning("run.warns policy=%s plan=%s warning=%r", policy.name, plan.id, warning)
             for refusal in plan.refusals:
                 reasons = "; ".join(f"{finding.message} ({finding.hint})" for finding in refusal.findings)
                 log.warning("instance.refused policy=%s instance=%s reason=%r", policy.name, refusal.instance, reasons)

@@ -178,7 +178,11 @@ class Overrides:
 
     def with_own(self, own: "Overrides") -> "Overrides":
         """These, and before them what one instance has for itself; what is mapped and created stays that of all."""
-        devices = {name: {**self.devices.get(name, {}), **device} for name, device in own.devices.items()}
+        devices = {
+            # A mask stands alone.
+            name: device if device.get("type") == "none" else {**self.devices.get(name, {}), **device}
+            for name, device in own.devices.items()
+        }
         return replace(
             self,
             config={**self.config, **own.config},

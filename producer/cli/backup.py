@@ -59,6 +59,8 @@ def run(
     now = _moment(at, "--at") if at else datetime.now(UTC).replace(microsecond=0)
     policies = _chosen(read_policies(file), names or [], file)
     plans = [plan for policy in policies for plan in plans_for(policy, now, remotes, settings)]
+    for warning in dict.fromkeys(warning for plan in plans for warning in plan.warnings):
+        exits.errors.print(f"warning: {warning}", style="yellow", markup=False)
     _carry_out(plans, as_json=as_json)
 
 

@@ -3,8 +3,8 @@
 Every night runs the policy with the command that a user types, onto a target with a btrfs pool and one with a dir
 pool, which keep more nights than the source. At the end every generation that the policy keeps has the bytes of its
 night, those and no others are there, and nothing of herder's is left where it does not belong. The last line of the
-output is JSON, for programs. Run from the root of the checkout, as root; every other instance on these servers of the
-lab is deleted.
+output is JSON, for programs. Run from the root of the checkout, as root; every other instance and volume on these
+servers of the lab is deleted.
 """
 
 import argparse
@@ -217,7 +217,7 @@ def main() -> int:
     parser.add_argument("--volumes", type=int, default=2, help="of each instance")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
-    lab = Lab.load()
+    lab = Lab.up([SOURCE, *TARGETS])
     servers = {name: lab.servers[name] for name in (SOURCE, *TARGETS)}
     for server in servers.values():
         world.strip(server)

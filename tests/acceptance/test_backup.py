@@ -206,9 +206,7 @@ def test_a_quiet_day_costs_next_to_nothing_between_btrfs_pools(
     nights.ends(night)
     with Choke(choke.server) as narrow:
         conf = narrow.configuration(lab, home / "narrow")
-        quiet = Nights(
-            nights.servers, nights.herder.having(conf), 1, keep_on=nights.keep_on, was=nights.was, nights=2
-        )
+        quiet = Nights(nights.servers, nights.herder.having(conf), 1, keep_on=nights.keep_on, was=nights.was, nights=2)
         quiet.night()
         assert narrow.held == 0
     quiet.check()

@@ -228,7 +228,9 @@ def test_a_clone_of_a_snapshot_has_what_the_volume_had_then_and_only_the_config_
     make(site, config={"user.a": "1"})
     site.launch("c1", devices={NAME: DEVICE})
     volume, content = site.client.volume("default", NAME), site.content_of_volume(NAME)
-    done(site.client, site.client.snapshot_volume(volume, "monday"))
+    making = site.client.snapshot_volume(volume, "monday")
+    assert _volumes_of(site, making) == {NAME}
+    done(site.client, making)
     with pytest.raises(ServerRefused, match="already in use"):
         site.client.snapshot_volume(volume, "monday")
     site.fill(NAME, mib=5)
@@ -236,13 +238,23 @@ def test_a_clone_of_a_snapshot_has_what_the_volume_had_then_and_only_the_config_
     assert (was.name, was.own_config, was.content_type, was.used_by) == (NAME, {"user.a": "1"}, "filesystem", ())
     clone = Volume(pool="default", name="data2", config={"user.b": "2"}, description="a clone")
     done(site.client, site.client.clone_volume(clone, of=volume, snapshot="monday"))
-    done(site.client, site.client.drop_volume_snapshot(volume, "monday"))
+    dropping = site.client.drop_volume_snapshot(volume, "monday")
+    assert _volumes_of(site, dropping) == {NAME}
+    done(site.client, dropping)
     made = site.client.volume("default", "data2")
     assert (made.config, made.description, made.used_by) == ({"user.b": "2"}, "a clone", ())
     assert site.client.volume_snapshots(made) == site.client.volume_snapshots(volume) == set()
     assert site.content_of_volume("data2") == content != site.content_of_volume(NAME)
     with pytest.raises(ServerRefused, match="already exists"):
         site.client.clone_volume(clone, of=volume)
+
+
+def _volumes_of(site: Site, operation: str) -> set[str]:
+    """What an operation about a snapshot of a volume names, which is not the pool."""
+    found = site.client.operation(operation)
+    assert found
+    assert "snapshot" in found.description
+    return {path.rpartition("/")[2] for paths in found.resources.values() for path in paths}
 
 
 def test_what_is_not_there_is_neither_cloned_nor_dropped(s1: Site) -> None:

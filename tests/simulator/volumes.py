@@ -114,7 +114,7 @@ def create_snapshot(server: "Server", request: Request, name: str, volume: str) 
         raise Refused(409, f'Snapshot "{snapshot}" already in use')
     assert found.data is not None
     found.snapshots[snapshot] = found.data
-    operation = _begin(server, "Creating storage volume snapshot", found)
+    operation = _begin_with_snapshot(server, "Creating storage volume snapshot", "storage_volumes", found)
     server.later(_SNAPSHOT, lambda: server.operations.end(operation))
     return begun(operation.record())
 
@@ -129,7 +129,7 @@ def get_snapshot(server: "Server", request: Request, name: str, volume: str, sna
 @router.on("DELETE", f"{_COLLECTION}/*/snapshots/*")
 def delete_snapshot(server: "Server", request: Request, name: str, volume: str, snapshot: str) -> Response:
     found = _with_snapshot(server, request, name, volume, snapshot)
-    operation = _begin(server, "Deleting storage volume snapshot", found)
+    operation = _begin_with_snapshot(server, "Deleting storage volume snapshot", "storage_volume_snapshots", found)
 
     def end() -> None:
         found.snapshots.pop(snapshot, None)
@@ -234,6 +234,13 @@ def _begin(server: "Server", description: str, volume: Volume, secrets: dict[str
     suffix = "" if volume.project == "default" else f"?project={volume.project}"
     path = f"/1.0/storage_volumes/{volume.pool}/volumes/custom/{volume.name}{suffix}"
     operation.resources = {"storage_volumes": [path]}
+    return operation
+
+
+def _begin_with_snapshot(server: "Server", description: str, kind: str, volume: Volume) -> Operation:
+    """LXD 5.0.2 does not tell the pool then."""
+    operation = server.operations.begin(description, volume.project)
+    operation.resources = {kind: [f"/1.0/{kind}/{volume.name}"]}
     return operation
 
 

@@ -6,7 +6,7 @@ backup of; it counts if its generation does. What no generation has is left over
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 
 from common.domain.errors import IdentityMismatch, NotFound, PermanentError, ServerRefused, TransferFailed
@@ -44,32 +44,50 @@ _TOGETHER = timedelta(minutes=1)
 #: How long the job of another target may have made some of the snapshots, and not all.
 _PATIENCE = timedelta(minutes=2)
 _SOON = timedelta(seconds=2)
-_TOO_OLD = "those that are there are too old to be of one moment with the others"
+_KEY = "snapshot:"
 
 
 def snapshot_volumes(ctx: Context) -> Outcome | None:
     """None when each has the run's snapshot, since less than a minute. Raises TransferFailed.
 
-    That of the instance is made right after, and says that all are there. A set of which a part is older is made anew.
+    That of the instance is made right after, and says that all are there. Until then the set belongs to the job that
+    makes it, as long as no minute passes without a step of it; after two the job of another target may take it over.
     """
-    if ctx.job.evidence.get("stale_set"):
+    if "set" in ctx.job.evidence and _is_idle(ctx):
+        _let_go(ctx)
+        return Outcome.again()
+    if ctx.job.evidence.get("wrong_set"):
         return _drop_set(ctx)
     for volume in ctx.move.volumes:
         waiting = _snapshot(ctx, volume)
         if waiting is not None:
             return waiting
-    return _start_over(ctx, _TOO_OLD) if _is_too_old(ctx) else None
+    return None
 
 
-def _is_too_old(ctx: Context) -> bool:
-    """Whether what was made so far is of another moment than what would be made now."""
-    ends = [datetime.fromisoformat(end) for end in ctx.job.evidence.get("set", {}).values() if end]
-    return bool(ends) and ctx.now() - max(ends) > _TOGETHER
+def _is_idle(ctx: Context) -> bool:
+    """Whether this job did nothing with its set for so long that others may have: it is looked at like any other's."""
+    if ctx.now() - datetime.fromisoformat(ctx.job.evidence["set_at"]) <= _TOGETHER:
+        return False
+    begun = [OperationRef(**ref) for key, ref in ctx.job.evidence.items() if key.startswith(_KEY)]
+    running = (ctx.look(ref) for ref in begun)
+    return not any(operation is not None and not operation.is_finished for operation in running)
+
+
+def _let_go(ctx: Context) -> None:
+    """What the hook has prepared is old, too."""
+    pending = [key for key in ctx.job.evidence if key.startswith(_KEY)]
+    ctx.forget("set", "set_at", "wrong_set", "others", "prepared", *pending)
+
+
+def _note_set(ctx: Context, made: Mapping[str, bool], **more: str) -> None:
+    """Which volumes have a snapshot of this job, and whether it has seen the end of that."""
+    ctx.note(evidence={"set": dict(made), "set_at": ctx.now().isoformat(), **more})
 
 
 def _snapshot(ctx: Context, volume: AttachedVolume) -> Outcome | None:
     """None when this job has made that of this volume."""
-    known, key = dict(ctx.job.evidence.get("set", {})), f"snapshot:{volume}"
+    known, key = ctx.job.evidence.get("set", {}), f"{_KEY}{volume}"
     if known.get(str(volume)):
         return None
     source = ctx.source.volume(volume.pool, volume.name, project=ctx.move.project)
@@ -86,14 +104,14 @@ def _snapshot(ctx: Context, volume: AttachedVolume) -> Outcome | None:
     except ServerRefused:
         if ctx.move.order.snapshot not in ctx.source.volume_snapshots(source):
             raise
-        ctx.note(evidence={"set": known})
-        return _of_another(ctx, volume)
+        _note_set(ctx, known)
+        return _of_another(ctx)
     if isinstance(ended, Outcome):
         return ended
     ctx.forget(key)
     if ended is None or not ended.succeeded:
         return _start_over(ctx, ended.error if ended else "its server has forgotten it")
-    ctx.note(evidence={"set": {**known, str(volume): ctx.now().isoformat()}})
+    _note_set(ctx, {**known, str(volume): True})
     return None
 
 
@@ -101,10 +119,8 @@ def _claim(ctx: Context, volume: AttachedVolume, source: Volume) -> Outcome | No
     """None when there is none of it, and this job has said that it makes it."""
     known = ctx.job.evidence.get("set", {})
     if ctx.move.order.snapshot in ctx.source.volume_snapshots(source):
-        return _of_another(ctx, volume) if str(volume) not in known else _start_over(ctx, "nobody saw its end")
-    if _is_too_old(ctx):
-        return _start_over(ctx, _TOO_OLD)
-    ctx.note(evidence={"set": {**known, str(volume): ""}})
+        return _start_over(ctx, "nobody saw its end") if str(volume) in known else _of_another(ctx)
+    _note_set(ctx, {**known, str(volume): False})
     return None
 
 
@@ -116,25 +132,40 @@ def _settle(ctx: Context, key: str, begin: Callable[[], OperationRef], blocked_o
     return ended
 
 
-def _of_another(ctx: Context, volume: AttachedVolume) -> Outcome:
-    """The job of another target is making the set, or has died over it; then the set is this job's."""
-    since = ctx.job.evidence.get("others_since")
-    if since is None:
-        since = ctx.now().isoformat()
-        ctx.note(evidence={"others_since": since})
-    if ctx.now() - datetime.fromisoformat(since) < _PATIENCE:
-        return Outcome.wait(
-            f"the job of another target, which makes snapshot {ctx.move.order.snapshot} of {ctx.move.instance} and its "
-            f"volume {volume}",
-            retry_in=_SOON,
-            evidence=dict(ctx.job.evidence),
-        )
-    ctx.note(evidence={"set": dict.fromkeys(map(str, ctx.move.volumes), "")})
+def _of_another(ctx: Context) -> Outcome:
+    """The job of another target makes the set, or has died over it; then the set is this job's."""
+    at_work = [each for each in ctx.source.operations(project=ctx.move.project) if _is_of_snapshot(ctx, each)]
+    progress = [sorted(each.id for each in at_work), sorted(map(str, _with_snapshot(ctx)))]
+    seen = ctx.job.evidence.get("others", [[], ""])
+    if at_work or seen[0] != progress:
+        seen = [progress, ctx.now().isoformat()]
+        ctx.note(evidence={"others": seen})
+    if ctx.now() - datetime.fromisoformat(seen[1]) < _PATIENCE:
+        name = f"{ctx.move.order.snapshot} of {ctx.move.instance} and its volumes"
+        blocked_on = f"the job of another target, which makes snapshot {name}"
+        return Outcome.wait(blocked_on, retry_in=_SOON, evidence=dict(ctx.job.evidence))
+    _note_set(ctx, dict.fromkeys(map(str, ctx.move.volumes), False))
     return _start_over(ctx, "the job that began it is gone")
 
 
+def _with_snapshot(ctx: Context) -> list[AttachedVolume]:
+    found = []
+    for volume in ctx.move.volumes:
+        source = ctx.source.volume(volume.pool, volume.name, project=ctx.move.project)
+        if ctx.move.order.snapshot in ctx.source.volume_snapshots(source):
+            found.append(volume)
+    return found
+
+
+def _is_of_snapshot(ctx: Context, operation: Operation) -> bool:
+    """Whether it makes or deletes a snapshot of one of the volumes; LXD does not name the pool then."""
+    parts = {part for paths in operation.resources.values() for path in paths for part in path.split("/")}
+    is_running = not operation.is_finished and "snapshot" in operation.description
+    return is_running and any(volume.name in parts for volume in ctx.move.volumes)
+
+
 def _start_over(ctx: Context, why: str) -> Outcome:
-    ctx.note(evidence={"stale_set": why})
+    ctx.note(evidence={"wrong_set": why})
     return _drop_set(ctx)
 
 
@@ -142,13 +173,17 @@ def _drop_set(ctx: Context) -> Outcome:
     """The snapshots of the volumes go, so that all are made again, after the hook. Raises TransferFailed at the end."""
     name = ctx.move.order.snapshot
     for volume in ctx.move.volumes:
-        if str(volume) in ctx.job.evidence.get("set", {}):
-            source = ctx.source.volume(volume.pool, volume.name, project=ctx.move.project)
-            waiting = drop_snapshot(ctx, source, name)
-            if waiting is not None:
-                return waiting
-    why = ctx.job.evidence["stale_set"]
-    ctx.forget("set", "stale_set", "others_since", "prepared")
+        known = ctx.job.evidence["set"]
+        if str(volume) not in known:
+            continue
+        source = ctx.source.volume(volume.pool, volume.name, project=ctx.move.project)
+        waiting = drop_snapshot(ctx, source, name)
+        if waiting is not None:
+            return waiting
+        # Once it is gone, one of that name is another job's.
+        _note_set(ctx, {each: made for each, made in known.items() if each != str(volume)})
+    why = ctx.job.evidence["wrong_set"]
+    _let_go(ctx)
     raise TransferFailed(f"{ctx.move.source}: snapshot {name} of the volumes of {ctx.move.instance}: {why}")
 
 

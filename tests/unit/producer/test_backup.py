@@ -10,8 +10,10 @@ import pytest
 from common.archive.directory import Directory
 from common.domain.backup import BackupPolicy, BackupTarget, Schedule
 from common.domain.errors import InputError
+from common.domain.fleet import Pool
 from common.domain.instance import Instance
 from common.domain.plan import Method, Plan, Policy, Selection
+from common.domain.volume import AttachedVolume, Volume
 from producer.backup import archived, check_archives, plan_id, request_for
 from producer.debris import Kind, find_debris
 from producer.planner import make_plan, select
@@ -25,8 +27,11 @@ from tests.builders import (
     a_manifest,
     a_request,
     a_server,
+    a_server_info,
+    a_volume,
     an_instance,
     an_order,
+    volumes_by_key,
 )
 from tests.unit.producer.test_debris import a_scene
 
@@ -80,10 +85,45 @@ def test_a_network_of_its_own_that_the_target_lacks_is_refused_with_what_mends_i
     assert "lxc network create s2:back" in refusal.findings[0].hint
 
 
-def test_volumes_that_are_not_backed_up_are_warned_of() -> None:
+def with_volume(
+    volume: Volume, *, target: BackupTarget = TARGET, policy: BackupPolicy | None = None, product: str = "lxd"
+) -> Plan:
+    """The plan of a run for an instance that attaches this one."""
+    source = a_server("s1", an_instance(devices={"data": VOLUME_DISK}), volumes=volumes_by_key(volume))
+    pools = {name: Pool(name=name, driver="btrfs") for name in ("default", "slow")}
+    there = a_server("s2", pools=pools, info=a_server_info("s2", product=product))
+    return make_plan(request_for(policy or a_policy(), target, NOW), a_fleet(source, there), plan_id="p1")
+
+
+def test_the_volumes_of_an_instance_are_backed_up_with_it() -> None:
+    """Into the pool that the target's generations are in; a policy can leave them out."""
+    (move,) = with_volume(a_volume()).moves
+    assert move.volumes == (AttachedVolume(pool="default", name="data", target_pool="default"),)
+    (slow,) = with_volume(a_volume(), target=BackupTarget(remote="s2", storage="slow")).moves
+    assert [each.target_pool for each in slow.volumes] == ["slow"]
+    without = with_volume(a_volume(), policy=a_policy(volumes=False))
+    assert (without.moves[0].volumes, without.warnings) == ((), ())
+
+
+@pytest.mark.parametrize(
+    "volume",
+    [a_volume(content_type="block"), a_volume(used_by=("/1.0/instances/web1", "/1.0/instances/web2"))],
+    ids=["of blocks", "shared"],
+)
+def test_volumes_that_are_not_backed_up_are_warned_of(volume: Volume) -> None:
     """Nobody finds that out when they need them."""
-    (warning,) = planned(an_instance(devices={"data": VOLUME_DISK})).warnings
+    plan = with_volume(volume)
+    assert plan.moves[0].volumes == ()
+    (warning,) = plan.warnings
     assert "default/data are not backed up" in warning
+    assert "nobody else attaches" in warning
+
+
+def test_volumes_that_the_servers_cannot_send_are_warned_of_with_the_reason() -> None:
+    plan = with_volume(a_volume(), product="incus")
+    assert plan.moves[0].volumes == ()
+    (warning,) = [each for each in plan.warnings if "default/data are not backed up" in each]
+    assert "Incus 6.0.4 crashes" in warning
 
 
 def test_what_is_backed_up_while_a_dir_pool_freezes_it_is_not_refused() -> None:

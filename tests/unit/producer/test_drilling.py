@@ -50,6 +50,21 @@ def planned(there: Instance) -> Plan:
     return plan_drills(request, a_fleet(a_server("s2", there)), [found], TERMS, plan_id="p1")
 
 
+def test_the_volumes_beside_a_generation_are_cloned_for_its_drill() -> None:
+    """Under names of this plan's, in the pool that they are in."""
+    kept = {"pool": "default", "name": "data", "kept_in": "slow", "kept_as": f"data-57ef-{NOW:%Y%m%d-%H%M%S}"}
+    definition = {"profiles": [], "config": {}, "expanded_devices": {"data": VOLUME_DISK}, "volumes": [kept]}
+    there = whole()
+    there = replace(there, config={**there.config, BACKUP_DEFINITION: json.dumps(definition)})
+    (move,) = planned(there).moves
+    (volume,) = move.volumes
+    assert (str(volume), volume.target_pool, volume.target_name) == (
+        f"slow/{kept['kept_as']}",
+        "slow",
+        "data-57ef-drill-p1",
+    )
+
+
 def test_a_drill_is_a_clone_on_the_generation_s_own_server() -> None:
     (move,) = planned(whole()).moves
     assert (move.method, move.source, move.target, move.is_copy) == (Method.DRILL, "s2", "s2", True)

@@ -79,6 +79,41 @@ def test_an_instance_is_made_of_its_definition_and_not_of_what_its_generation_is
     assert [(each.thing, each.name) for each in move.creations] == [("network", "front"), ("profile", "web")]
 
 
+DATA = {"type": "disk", "pool": "default", "source": "data", "path": "/data"}
+KEPT = {"pool": "default", "name": "data", "kept_in": "slow", "kept_as": "data-57ef-20300101-000000"}
+
+
+def restored_volumes(**wanted: Any) -> tuple[dict[str, str], list[tuple[str, str, str]]]:
+    """How the device looks that attaches the volume, and which volumes come along: from where, and as what."""
+    definition = a_definition(devices={"data": DATA}, volumes=[KEPT])
+    (request,) = requests([Chosen(told(), definition)], Wanted(to="s3", **wanted))
+    (own,) = request.each.values()
+    found = [(str(volume), volume.target_pool, volume.target_name) for volume in own.volumes]
+    return dict(own.overrides.devices.get("data", {})), found
+
+
+def test_the_volumes_beside_a_generation_come_back_under_their_own_names() -> None:
+    """In the pools of the target, with the device that attaches them."""
+    kept = f"slow/{KEPT['kept_as']}"
+    assert restored_volumes() == (DATA, [(kept, "default", "data")])
+    mapped = restored_volumes(overrides=Overrides(map=NameMap(pools={"default": "fast"})))
+    assert mapped == ({**DATA, "pool": "fast"}, [(kept, "fast", "data")])
+
+
+def test_an_instance_under_another_name_gets_volumes_of_its_own() -> None:
+    """It is made beside the one that has the others."""
+    device, volumes = restored_volumes(name="older")
+    assert (device["source"], [name for _, _, name in volumes]) == ("data-older", ["data-older"])
+
+
+@pytest.mark.parametrize("device", [{"source": "other"}, {"type": "none"}], ids=["another", "masked"])
+def test_a_volume_that_the_instance_shall_not_attach_stays_where_it_is(device: dict[str, str]) -> None:
+    """Of a device that is masked nothing is left but the mask; a server takes nothing else beside it."""
+    found, volumes = restored_volumes(overrides=Overrides(devices={"data": device}))
+    assert volumes == []
+    assert found == (device if "type" in device else {**DATA, **device})
+
+
 def test_a_project_that_is_gone_is_made_as_it_was() -> None:
     everything = Wanted(to="s3", project="shop", overrides=replace(EVERYTHING, create=tuple(Thing)))
     (move,) = planned(Chosen(told(), a_definition()), wanted=everything).moves
