@@ -161,6 +161,7 @@ class Volume:
     snapshots: dict[str, Data] = field(default_factory=dict)
     guest: Guest = field(default_factory=Guest)
     transfer: Any = None
+    snapshotting: Any = None  # the operation that made its newest snapshot
 
     @property
     def size(self) -> int:

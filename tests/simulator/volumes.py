@@ -108,13 +108,17 @@ def list_snapshots(server: "Server", request: Request, name: str, volume: str) -
 
 @router.on("POST", f"{_COLLECTION}/*/snapshots")
 def create_snapshot(server: "Server", request: Request, name: str, volume: str) -> Response:
-    """Raises Refused for a name that is taken."""
+    """Raises Refused for a name that is taken; of two that ask for one at the same instant, one's operation fails."""
     found, snapshot = server.volume(request.project, name, volume), str(request.json["name"])
-    if snapshot in found.snapshots:
+    is_there = snapshot in found.snapshots
+    if is_there and found.snapshotting not in server.operations.running():
         raise Refused(409, f'Snapshot "{snapshot}" already in use')
-    assert found.data is not None
-    found.snapshots[snapshot] = found.data
     operation = _begin_with_snapshot(server, "Creating storage volume snapshot", "storage_volumes", found)
+    if is_there:
+        server.operations.end(operation, "Snapshot by that name already exists")
+        return begun(operation.record())
+    assert found.data is not None
+    found.snapshots[snapshot], found.snapshotting = found.data, operation
     server.later(_SNAPSHOT, lambda: server.operations.end(operation))
     return begun(operation.record())
 
