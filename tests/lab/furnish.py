@@ -13,7 +13,7 @@ from tests.lab.product import INCUS
 from tests.lab.server import LabServer
 
 SETTINGS = {"config": {"images.auto_update_interval": "0"}}
-POOL_SIZE = "12GiB"  # a sparse file, so it costs what is in it
+POOL_SIZE = "24GiB"  # a sparse file, so it costs what is in it
 REMOTE_OF_CLUSTER = "cluster"
 
 
