@@ -11,6 +11,7 @@ from common.domain.errors import InputError, TransferFailed
 from common.domain.fleet import Member
 from common.domain.instance import HOME, Instance
 from common.lxd.client import LxdClient
+from producer.placement import taking_members
 
 _PLACES_ON_IT, _PLACED_BEFORE = "scheduler.instance", "user.herder-scheduler-before"
 _NEVER, _UNSET = "manual", "unset"
@@ -56,31 +57,22 @@ def check_quorum(members: Mapping[str, Member], leaving: Collection[str]) -> Non
         )
 
 
-def takers(members: Mapping[str, Member], leaving: Collection[str], asked: Sequence[str]) -> tuple[str, ...]:
+def takers(
+    cluster: str, members: Mapping[str, Member], leaving: Collection[str], asked: Sequence[str]
+) -> tuple[str, ...]:
     """The members that take the instances: those asked for, ``@GROUP`` among them, else all others at work.
 
     Raises InputError if nobody is left.
     """
-    free = [name for name, member in members.items() if member.is_online and name not in leaving]
-    named = [name for name in asked if not name.startswith("@")]
-    wrong = [name for name in named if name not in members or name in leaving]
+    others = {name: member for name, member in members.items() if name not in leaving}
+    wrong = [name for name in asked if not name.startswith("@") and name not in others]
     if wrong:
+        free = [name for name, member in others.items() if member.is_online]
         raise InputError(
             f"{', '.join(wrong)} cannot take anything: it is no member, or leaves itself",
             hint=f"members that can: {', '.join(free) or 'none'}",
         )
-    groups = {name.removeprefix("@") for name in asked if name.startswith("@")}
-    known = {group for member in members.values() for group in member.groups}
-    if groups - known:
-        raise InputError(
-            f"no group {', '.join(sorted(groups - known))}; there is {', '.join(sorted(known)) or 'none'}",
-            hint="`lxc cluster group list`",
-        )
-    of_groups = [name for name in free if groups & set(members[name].groups)]
-    chosen = tuple(dict.fromkeys((*named, *of_groups))) if asked else tuple(free)
-    if not chosen:
-        raise InputError("no member is left that could take the instances", hint="one has to be online, not evacuated")
-    return chosen
+    return taking_members(cluster, others, asked)
 
 
 def close(client: LxdClient, member: Member) -> None:

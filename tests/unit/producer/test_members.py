@@ -51,25 +51,31 @@ class TestTheTakers:
 
     def test_all_others_at_work(self) -> None:
         away = {"c4": member("c4", status="Offline"), "c5": member("c5", status="Evacuated")}
-        assert takers(members("c1", "c2", "c3", **away), ["c1"], []) == ("c2", "c3")
+        assert takers("s1", members("c1", "c2", "c3", **away), ["c1"], []) == ("c2", "c3")
 
     def test_those_asked_for(self) -> None:
-        assert takers(members("c1", "c2", "c3"), ["c1"], ["c3"]) == ("c3",)
+        assert takers("s1", members("c1", "c2", "c3"), ["c1"], ["c3"]) == ("c3",)
 
     def test_those_of_a_group(self) -> None:
         group = {name: member(name, groups=("default", "gpu")) for name in ("c1", "c3")}
-        assert takers(members("c2", **group), ["c1"], ["@gpu"]) == ("c3",)
+        assert takers("s1", members("c2", **group), ["c1"], ["@gpu"]) == ("c3",)
 
     @pytest.mark.parametrize(
         ("asked", "words"), [("c1", "c1 cannot take"), ("c9", "c9 cannot take"), ("@gpu", "no group gpu")]
     )
     def test_who_cannot_is_refused(self, asked: str, words: str) -> None:
         with pytest.raises(InputError, match=words):
-            takers(members("c1", "c2"), ["c1"], [asked])
+            takers("s1", members("c1", "c2"), ["c1"], [asked])
+
+    def test_one_that_is_being_emptied_itself_gets_nothing(self) -> None:
+        """Nor any other on which LXD places nothing."""
+        closed = member("c2", config={"scheduler.instance": "manual"})
+        assert takers("s1", members("c1", "c3", c2=closed), ["c1"], []) == ("c3",)
+        assert takers("s1", members("c1", "c3", c2=closed), ["c1"], ["c2"]) == ("c2",)
 
     def test_somebody_has_to_be_left(self) -> None:
-        with pytest.raises(InputError, match="no member is left"):
-            takers(members("c1", c2=member("c2", status="Offline")), ["c1"], [])
+        with pytest.raises(InputError, match="no member of s1 is left"):
+            takers("s1", members("c1", c2=member("c2", status="Offline")), ["c1"], [])
 
 
 class TestThePlan:
