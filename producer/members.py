@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from common.domain.errors import InputError, TransferFailed
 from common.domain.fleet import Member
-from common.domain.instance import HOME, Instance
+from common.domain.instance import HOME, ORIGIN, Instance
 from common.lxd.client import LxdClient
 from producer.placement import taking_members
 
@@ -83,8 +83,12 @@ def close(client: LxdClient, member: Member) -> None:
 
 
 def reopen(client: LxdClient, member: Member) -> None:
-    """In service again: what the evacuation stopped on it is started, and LXD places on it as before."""
+    """In service again: what the evacuation stopped on it is started, and LXD places on it as before.
+
+    What has left it comes back afterwards, as its plan says: LXD's own restore would stop all that it finds.
+    """
     if member.is_evacuated:
+        _take_over(client, member.name)
         _finish(client, client.restore_member(member.name), f"the restore of {member.name}")
     before = member.config.get(_PLACED_BEFORE)
     if before is not None:
@@ -107,10 +111,17 @@ def mark_evacuated(client: LxdClient, name: str) -> tuple[Instance, ...]:
 
 
 def settle_at_home(client: LxdClient, home: str) -> None:
-    """Take the note of where they belong off all instances that are there."""
+    """Take the notes of where they belong off all instances that are there."""
     for instance in client.instances(None):
-        if instance.location == home and instance.config.get(HOME) == home:
-            client.patch(instance.name, project=instance.project, config={HOME: ""})
+        if instance.location == home and instance.home == home:
+            client.patch(instance.name, project=instance.project, config={HOME: "", ORIGIN: ""})
+
+
+def _take_over(client: LxdClient, home: str) -> None:
+    """Have what has left a member, by whatever means, come back by a plan of herder's."""
+    for instance in client.instances(None):
+        if instance.location != home and instance.config.get(ORIGIN) == home:
+            client.patch(instance.name, project=instance.project, config={HOME: instance.home, ORIGIN: ""})
 
 
 def _is_up(member: Member) -> bool:

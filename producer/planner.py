@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from common.domain.eligibility import backed_volumes
 from common.domain.errors import InputError
 from common.domain.fleet import Fleet, Server, place
-from common.domain.instance import HOME, Instance
+from common.domain.instance import HOME, ORIGIN, Instance
 from common.domain.plan import (
     Method,
     Mode,
@@ -132,7 +132,7 @@ def select(
         if (not selection.instances or i.name in selection.instances)
         and (matching is None or (i.project, i.name) in matching)
         and (not selection.members or i.location in selection.members)
-        and (not selection.home or i.config.get(HOME) == selection.home)
+        and (not selection.home or i.home == selection.home)
         and all(fnmatchcase(i.expanded_config.get(key, ""), pattern) for key, pattern in selection.match.items())
         # A source that an earlier plan has retired is not there any more as far as an evacuation is concerned.
         and (i.name in selection.instances or not i.is_retired)
@@ -210,11 +210,14 @@ def _refreshing(draft: Move, target: Server) -> Move:
 
 
 def _home(request: Request, instance: Instance) -> dict[str, str]:
-    """What an evacuation notes on an instance that leaves, for its way back; a guest keeps the home that it has."""
-    has_left_the_cluster = bool(request.targets) and HOME in instance.config
-    if request.select.home or has_left_the_cluster:
-        return {HOME: ""}
-    return {HOME: instance.config.get(HOME) or instance.location} if request.select.members else {}
+    """What is noted on an instance for its way back to its evacuated member; a guest keeps the home that it has.
+
+    Outside of its cluster the note would mean another member.
+    """
+    if request.select.home or request.targets:
+        return dict.fromkeys({HOME, ORIGIN} & instance.config.keys(), "")
+    home = instance.home or (instance.location if request.select.members else "")
+    return {HOME: home, ORIGIN: home} if home else {}
 
 
 def _method(request: Request, instance: Instance) -> Method:

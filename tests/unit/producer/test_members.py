@@ -6,7 +6,7 @@ import pytest
 
 from common.domain.errors import InputError
 from common.domain.fleet import Member
-from common.domain.instance import HOME
+from common.domain.instance import HOME, ORIGIN
 from common.domain.plan import Overrides, Selection
 from producer.members import check_quorum, remaining, takers
 from producer.planner import make_plan
@@ -92,7 +92,7 @@ class TestThePlan:
         here, there = an_instance("here", location="c2"), an_instance("there", location="c3")
         plan = self.plan(Selection(source="s1", members=("c2",)), "c3", bound, here, there)
         assert [(move.instance, move.source_member, dict(move.overrides.config)) for move in plan.moves] == [
-            ("here", "c2", {HOME: "c2"})
+            ("here", "c2", {HOME: "c2", ORIGIN: "c2"})
         ]
         assert [warning for warning in plan.warnings if "bound stays" in warning]
 
@@ -100,7 +100,14 @@ class TestThePlan:
         """It had left `c1` for `c2`, which is emptied now: it belongs to `c1`."""
         guest = an_instance(location="c2", config={HOME: "c1"})
         (move,) = self.plan(Selection(source="s1", members=("c2",)), "c3", guest).moves
-        assert move.overrides.config == {HOME: "c1"}
+        assert move.overrides.config == {HOME: "c1", ORIGIN: "c1"}
+
+    @pytest.mark.parametrize("select", [Selection(source="s1", members=("c2",)), Selection(source="s1")])
+    def test_what_lxd_has_evacuated_belongs_where_lxd_has_noted(self, select: Selection) -> None:
+        """Whether it leaves by another evacuation or just moves; LXD's note is not copied by itself."""
+        guest = an_instance(location="c2", config={ORIGIN: "c1"})
+        (move,) = self.plan(select, "c3", guest).moves
+        assert move.overrides.config == {HOME: "c1", ORIGIN: "c1"}
 
     def test_what_comes_back_forgets_it(self) -> None:
         """Only those that have left, by boot.autostart.priority; what is back already is not moved."""
@@ -108,9 +115,11 @@ class TestThePlan:
         first = an_instance("z", expanded_config={"boot.autostart.priority": "5"}, **away)
         back = an_instance("back", location="c3", config={HOME: "c3"})
         others = (an_instance("own", location="c2"), an_instance("other", location="c2", config={HOME: "c1"}))
-        plan = self.plan(Selection(source="s1", home="c3"), "c3", an_instance("a", **away), first, back, *others)
-        assert [move.instance for move in plan.moves] == ["z", "a"]
-        assert {move.overrides.config[HOME] for move in plan.moves} == {""}
+        by_lxd = an_instance("b", location="c2", config={ORIGIN: "c3"})
+        there = (an_instance("a", **away), first, back, by_lxd, *others)
+        plan = self.plan(Selection(source="s1", home="c3"), "c3", *there)
+        assert [move.instance for move in plan.moves] == ["z", "a", "b"]
+        assert {value for move in plan.moves for value in move.overrides.config.values()} == {""}
         assert plan.refusals == ()
 
 
