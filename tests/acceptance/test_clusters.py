@@ -101,10 +101,8 @@ def test_a_running_one_moves_in_and_out_whoever_dials(cluster: Cluster, herder: 
     options = ("--retire", "delete", "--yes", "--json")
     ways = (
         (("s1:web", "cluster:", "--target", "c2"), "pull", "c2"),
-        (("cluster:web", "s1:"), "pull", ""),
-        (("s1:web", "cluster:", "--target", "c3"), "push", "c3"),
         (("cluster:web", "s1:"), "push", ""),
-        (("s1:web", "cluster:", "--target", "@default", "--target", "c2"), "relay", ""),
+        (("s1:web", "cluster:", "--target", "@default"), "relay", ""),
     )
     for arguments, mode, member in ways:
         with NeverTwice(cluster.s1, cluster.c1):
@@ -142,13 +140,12 @@ def test_copies_come_and_go_and_follow_their_sources(cluster: Cluster, herder: H
     herder.run("copy", "s1:web", "cluster:", "--target", "c3", "--yes").ended(DONE)
     assert cluster.places() == {NAME: ("c3", "Stopped")}
     _configure(cluster, "c3", scheduler_instance="manual")
-    for text in ("second", "third"):
-        world.write(cluster.s1, NAME, "/srv/file", text)
-        world.take_snapshot(cluster.s1, NAME, text)
-        (job,) = herder.run("copy", "s1:web", "cluster:", "--refresh", "--yes", "--json").ended(DONE).json["jobs"]
-        assert (job["method"], job["target_member"]) == ("refresh", "c3")
-        assert world.tree(world.rootfs(cluster["c3"], NAME)) == world.tree(world.rootfs(cluster.s1, NAME))
-        assert world.snapshots(cluster.c1, NAME) == world.snapshots(cluster.s1, NAME)
+    world.write(cluster.s1, NAME, "/srv/file", "second")
+    world.take_snapshot(cluster.s1, NAME, "monday")
+    (job,) = herder.run("copy", "s1:web", "cluster:", "--refresh", "--yes", "--json").ended(DONE).json["jobs"]
+    assert (job["method"], job["target_member"]) == ("refresh", "c3")
+    assert world.tree(world.rootfs(cluster["c3"], NAME)) == world.tree(world.rootfs(cluster.s1, NAME))
+    assert world.snapshots(cluster.c1, NAME) == world.snapshots(cluster.s1, NAME)
     assert cluster.places() == {NAME: ("c3", "Stopped")}
     assert (
         "is on member c3"
@@ -183,6 +180,7 @@ def test_a_move_into_a_cluster_is_taken_back_and_one_that_redis_lost_is_recovere
     cluster.assert_runs_at(cluster.s1)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("arguments", [("s1:web", "cluster:", "--target", "c2"), ("cluster:web", "s1:")], ids=str)
 def test_a_member_that_dies_in_the_middle_is_waited_for(
     cluster: Cluster, herder: Herder, arguments: tuple[str, ...]
