@@ -80,13 +80,14 @@ def take_inventory(request: Request, remotes: Remotes, settings: Settings) -> Fl
 
 
 def _member(client: LxdClient, cluster: Server, name: str) -> Server:
-    """A member of a cluster, with its own pools; one that cannot take anything is not asked for them."""
+    """A member of a cluster, with what is its own; one that cannot take anything is not asked for that."""
     there, volumes = cluster.members.get(name), volumes_at(name, cluster.volumes.values())
     if there is None or there.status != "Online":
         return replace(cluster, member=name, volumes=volumes)
     at = client.at(name)
     pools = {pool.name: pool for pool in at.pools()}
-    return replace(cluster, member=name, info=at.info(), pools=pools, volumes=volumes)
+    networks = {project: at.networks(project=project) for project in cluster.networks}
+    return replace(cluster, member=name, info=at.info(), pools=pools, networks=networks, volumes=volumes)
 
 
 def backup_needs(

@@ -16,6 +16,8 @@ from producer.placement import taking_members
 _PLACES_ON_IT, _PLACED_BEFORE = "scheduler.instance", "user.herder-scheduler-before"
 _NEVER, _UNSET = "manual", "unset"
 _VOTES = "database"
+#: How LXD and Incus call what they do themselves with a member.
+_BY_LXD = ("Evacuating cluster member", "Restoring cluster member")
 #: How long one request waits for an evacuation or a restore, in seconds; LXD stops one instance after the other.
 _LOOK_AGAIN_SECONDS = 30
 
@@ -80,6 +82,30 @@ def close(client: LxdClient, member: Member) -> None:
     if _PLACED_BEFORE not in member.config:
         before = member.config.get(_PLACES_ON_IT) or _UNSET
         client.configure_member(member.name, {_PLACES_ON_IT: _NEVER, _PLACED_BEFORE: before})
+
+
+def check_idle(client: LxdClient, names: Collection[str]) -> None:
+    """Raises InputError while LXD itself evacuates or restores one of these members."""
+    busy = [each for each in client.operations() if each.description in _BY_LXD and not each.is_finished]
+    of_these = [each for each in busy if each.location in names]
+    if of_these:
+        first = of_these[0]
+        raise InputError(
+            f"{client.remote}: '{first.description}' is under way on {first.location}",
+            hint=f"wait for its end: `lxc query {client.remote}:/1.0/operations/{first.id}/wait`; then run this again",
+        )
+
+
+def start_stranded(client: LxdClient, name: str) -> tuple[str, ...]:
+    """Start what LXD itself has stopped, to evacuate a member, before it failed; the names of what it found.
+
+    What does not start stays stopped, and moves as it is.
+    """
+    stranded = [i for i in client.instances(None) if i.config.get(ORIGIN) == name and i.is_stranded]
+    for instance in stranded:
+        begun = client.start(instance.name, project=instance.project)
+        client.wait(begun, timeout_seconds=_LOOK_AGAIN_SECONDS)
+    return tuple(instance.name for instance in stranded)
 
 
 def reopen(client: LxdClient, member: Member) -> None:

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from common.domain.eligibility import backed_volumes
 from common.domain.errors import InputError
 from common.domain.fleet import Fleet, Server, place
-from common.domain.instance import HOME, ORIGIN, Instance
+from common.domain.instance import HOME, Instance
 from common.domain.plan import (
     Method,
     Mode,
@@ -215,9 +215,9 @@ def _home(request: Request, instance: Instance) -> dict[str, str]:
     Outside of its cluster the note would mean another member.
     """
     if request.select.home or request.targets:
-        return dict.fromkeys({HOME, ORIGIN} & instance.config.keys(), "")
+        return {HOME: ""} if HOME in instance.config else {}
     home = instance.home or (instance.location if request.select.members else "")
-    return {HOME: home, ORIGIN: home} if home else {}
+    return {HOME: home} if home else {}
 
 
 def _method(request: Request, instance: Instance) -> Method:

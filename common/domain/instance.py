@@ -122,6 +122,12 @@ class Instance:
         return self.config.get(HOME) or self.config.get(ORIGIN, "")
 
     @property
+    def is_stranded(self) -> bool:
+        """Whether LXD itself has stopped it to evacuate a member, and then failed to move it: it shall run."""
+        ran = self.config.get("volatile.last_state.power") == "RUNNING"
+        return self.is_stopped and ran and ORIGIN in self.config and not self.marks and not self.is_guarded
+
+    @property
     def root_pool(self) -> str:
         """The pool of the root disk, ``""`` if no device is a root disk."""
         return next((d.get("pool", "") for d in self.expanded_devices.values() if is_root_disk(d)), "")

@@ -122,16 +122,28 @@ def _empty(plan: Plan, remotes: Remotes, *, yes: bool, as_json: bool) -> None:
     if not yes:
         render.console.print(render.plan_table(plan))
         flow.ask(f"Move {len(plan.moves)} instances and evacuate {', '.join(names)}?")
+    members.check_idle(client, names)
     for name in names:
         members.close(client, known[name])
     with open_session(with_workers=True) as session:
-        if finish_earlier(client, names, session, as_json=as_json):
+        has_changed = finish_earlier(client, names, session, as_json=as_json)
+        started = tell_started(client, names)
+        if has_changed or started:
             plan = flow.plan_for(plan.request, remotes)
         report = carry_out(plan, session, as_json=as_json)
     is_empty = [_mark(client, name, plan) for name in names]
     tell([report], as_json=as_json)
     if not all(is_empty):
         raise typer.Exit(exits.NOT_ALL)
+
+
+def tell_started(client: LxdClient, names: Sequence[str]) -> bool:
+    """Start what LXD itself has stopped and then failed to move for these members; whether there was anything."""
+    found = [f"{client.remote}:{instance}" for name in names for instance in members.start_stranded(client, name)]
+    if found:
+        told = f"started {', '.join(found)}, which LXD itself had stopped before it failed to move it"
+        exits.errors.print(told, markup=False)
+    return bool(found)
 
 
 def tell(reports: list[Report], *, as_json: bool) -> None:

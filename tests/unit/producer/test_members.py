@@ -1,5 +1,6 @@
 """Which members may be emptied at once, who takes their instances, and what the plan notes for the way back."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -92,7 +93,7 @@ class TestThePlan:
         here, there = an_instance("here", location="c2"), an_instance("there", location="c3")
         plan = self.plan(Selection(source="s1", members=("c2",)), "c3", bound, here, there)
         assert [(move.instance, move.source_member, dict(move.overrides.config)) for move in plan.moves] == [
-            ("here", "c2", {HOME: "c2", ORIGIN: "c2"})
+            ("here", "c2", {HOME: "c2"})
         ]
         assert [warning for warning in plan.warnings if "bound stays" in warning]
 
@@ -100,14 +101,14 @@ class TestThePlan:
         """It had left `c1` for `c2`, which is emptied now: it belongs to `c1`."""
         guest = an_instance(location="c2", config={HOME: "c1"})
         (move,) = self.plan(Selection(source="s1", members=("c2",)), "c3", guest).moves
-        assert move.overrides.config == {HOME: "c1", ORIGIN: "c1"}
+        assert move.overrides.config == {HOME: "c1"}
 
     @pytest.mark.parametrize("select", [Selection(source="s1", members=("c2",)), Selection(source="s1")])
     def test_what_lxd_has_evacuated_belongs_where_lxd_has_noted(self, select: Selection) -> None:
         """Whether it leaves by another evacuation or just moves; LXD's note is not copied by itself."""
         guest = an_instance(location="c2", config={ORIGIN: "c1"})
         (move,) = self.plan(select, "c3", guest).moves
-        assert move.overrides.config == {HOME: "c1", ORIGIN: "c1"}
+        assert move.overrides.config == {HOME: "c1"}
 
     def test_what_comes_back_forgets_it(self) -> None:
         """Only those that have left, by boot.autostart.priority; what is back already is not moved."""
@@ -132,3 +133,17 @@ def test_only_what_can_leave_keeps_a_member_from_being_empty() -> None:
     bound = an_instance("bound", location="c1", expanded_config={"cluster.evacuate": "stop"})
     left = an_instance("left", location="c1")
     assert remaining((bound, left, an_instance("other", location="c2")), "c1") == (left,)
+
+
+def test_what_lxd_has_stopped_and_failed_to_move_is_told_from_all_else() -> None:
+    """It bears LXD's note, and it ran; what its owner has stopped stays so, and what a job holds is the job's."""
+    ran = {"volatile.last_state.power": "RUNNING"}
+    left = an_instance(location="c2", status="Stopped", config={ORIGIN: "c2", **ran})
+    assert left.is_stranded
+    for other in (
+        replace(left, status="Running"),
+        an_instance(location="c2", status="Stopped", config=ran),
+        an_instance(location="c2", status="Stopped", config={ORIGIN: "c2", "volatile.last_state.power": "STOPPED"}),
+        an_instance(location="c2", status="Stopped", config={ORIGIN: "c2", **ran, "user.herder.job": "p1-1"}),
+    ):
+        assert not other.is_stranded
