@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
+from common.domain.errors import InputError
+from producer.members import check_idle
 from tests.acceptance import world
 from tests.acceptance.story import DONE, INPUT, NOT_ALL, Herder
 from tests.acceptance.world import Wish
 from tests.lab import Lab, LabServer, RefusedError, host
 from tests.lab.members import bring_back, heal
-from tests.lab.pulls import Site
+from tests.lab.pulls import Site, done
 
 pytestmark = pytest.mark.lab
 
@@ -124,10 +126,15 @@ def test_a_written_plan_empties_the_member_when_it_is_run(cluster: Cluster) -> N
 
 
 def test_lxd_itself_brings_back_what_has_left(cluster: Cluster) -> None:
-    """It has the note that its own evacuation makes; the member is opened by herder."""
+    """It has the note that its own evacuation makes. Meanwhile herder keeps away, and opens the member afterwards."""
     cluster.c2.launch("a")
     cluster.herder.run(*EVACUATE, "--target", "c3").ended(DONE)
-    cluster.c1.query("POST", "/1.0/cluster/members/c2/state", {"action": "restore"})
+    client = cluster.members["c1"].client
+    restoring = client.restore_member("c2")
+    with pytest.raises(InputError, match="'Restoring cluster member' is under way on c2"):
+        check_idle(client, ["c2"])
+    check_idle(client, ["c3"])
+    done(client, restoring)
     assert cluster.instances() == {"a": ("c2", "Running")}
     assert "nothing to move" in cluster.herder.run(*RESTORE).ended(DONE).out
     assert not {HOME, ORIGIN} & world.get(cluster.c1, "a")["config"].keys()
@@ -152,6 +159,7 @@ def test_one_that_cannot_go_stops_nobody_else(cluster: Cluster) -> None:
     cluster.assert_at_work()
 
 
+@pytest.mark.of_lxd
 def test_what_lxd_has_begun_and_a_sudden_death_has_broken_off_is_run_again(cluster: Cluster) -> None:
     """LXD's evacuation fails at the second one, then the command is killed, and with it its workers and its Redis.
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import pytest
 from redis import Redis
 
-from common.domain.itinerary import UNDO, WITHIN_CLUSTER
+from common.domain.itinerary import BRING_BACK, UNDO, WITHIN_CLUSTER
 from common.domain.plan import Method
 from common.store.keys import Keys
 from tests.acceptance import world
@@ -83,6 +83,14 @@ class Cluster:
         """It runs on c2 as it did, and nothing shows that herder was there."""
         self._assert_same(self.c2, running=True)
         assert {record["name"] for record in world.listing(self.c1)} - world.wrecks(self.c1) == {NAME}
+        assert self._profiles() == ["default"]
+
+    def assert_taken_back(self, job: str) -> None:
+        """It runs on c2 as it did; what was on c3 is kept there, under another name, and cannot start."""
+        kept = f"{NAME}-copy-{job}"
+        self._assert_same(self.c2, running=True)
+        assert {record["name"]: record["location"] for record in world.listing(self.c1)} == {NAME: "c2", kept: "c3"}
+        world.assert_cannot_start(self.c1, kept)
         assert self._profiles() == ["default"]
 
     def _assert_same(self, server: LabServer, *, running: bool) -> None:
@@ -201,14 +209,15 @@ class TestTheMove:
         assert sorted(found.values()) == ["c1", "c1", "c3", "c3"]
         assert {record["status"] for record in world.listing(cluster.c1)} == {"Running"}
 
-    def test_it_is_not_undone_but_moved_once_more(self, cluster: Cluster) -> None:
-        """What is not supported says what to do."""
+    def test_a_finished_one_is_taken_back(self, cluster: Cluster) -> None:
+        """It runs where it was, as it was; what it has done since is kept, stopped, under the name of the copy."""
         cluster.has()
         (job,) = cluster.herder.run(*MOVE).ended(DONE).json["jobs"]
-        refused = cluster.herder.run("undo", job["job"], "--yes")
-        assert refused.code != DONE
-        assert f"herder move cluster:{NAME} --target c2" in refused.out + refused.err
-        cluster.assert_moved()
+        world.write(cluster.c1, NAME, "/srv/since", "then")
+        with cluster.never_twice():
+            cluster.herder.run("undo", job["job"], "--yes").ended(DONE)
+        cluster.assert_taken_back(job["job"])
+        assert (world.rootfs(cluster.c3, f"{NAME}-copy-{job['job']}") / "srv/since").read_text() == "then"
 
 
 class TestRefusals:
@@ -287,6 +296,29 @@ class TestKilledWorkers:
                 told.strike("--at", moment, step.name)
             told.ends(running, NOT_ALL)
         cluster.assert_untouched()
+
+    @pytest.mark.parametrize(
+        "blows",
+        [
+            *([("before", step.name), ("after", step.name)] for step in BRING_BACK.steps),
+            *([("last-look", "take_back", "--look", str(look))] for look in (1, 2, 3, 4)),
+        ],
+        ids=lambda blows: " ".join(blows[0][1:]),
+    )
+    def test_a_finished_move_is_taken_back(
+        self, cluster: Cluster, blows: list[tuple[str, ...]], redis_url: str
+    ) -> None:
+        """Around each step of the way back, and right before each of its requests: guard, two names, release."""
+        told = Told(cluster, redis_url)
+        with told.moving() as running:
+            told.ends(running, DONE)
+        (job,) = told.herder.jobs()
+        with cluster.never_twice():
+            undoing = told.herder.start("undo", job.id, "--yes")
+            for blow in blows:
+                told.strike("--at", *blow)
+            told.ends(undoing, DONE)
+        cluster.assert_taken_back(job.id)
 
     def _is_finished(self, cluster: Cluster, redis_url: str, *blow: str) -> None:
         told = Told(cluster, redis_url)
