@@ -84,6 +84,7 @@ class _RequestFile(Model):
     plan: str = Field(min_length=1)
     select: SelectModel
     targets: list[RemoteName] = Field(min_length=1)
+    members: list[str] = []
     method: Annotated[Literal["warm", "cold", "stateful", "copy", "refresh"] | None, BeforeValidator(_not_live)] = None
     target_project: str = ""
     limits: LimitsModel = LimitsModel()
@@ -97,11 +98,13 @@ class _RequestFile(Model):
     each: dict[str, _Each] = {}
 
     def request(self) -> Request:
-        """The same as a domain value."""
+        """The same as a domain value; members of the source itself mean a move within its cluster."""
+        is_within = bool(self.members) and self.targets == [self.select.source]
         return Request(
             name=self.plan,
             select=self.select.selection(),
-            targets=tuple(self.targets),
+            targets=() if is_within else tuple(self.targets),
+            members=tuple(dict.fromkeys(self.members)),
             target_project=self.target_project,
             policy=Policy(
                 method=Method(self.method) if self.method else None,

@@ -32,6 +32,7 @@ if process := os.environ.get("PYTEST_XDIST_WORKER"):
 LANES = {
     "tests/acceptance/test_archive_backup.py": "backups",
     "tests/acceptance/test_backup.py": "backups",
+    "tests/acceptance/test_clusters.py": "cluster",
     "tests/acceptance/test_drill.py": "backups",
     "tests/acceptance/test_evacuate_member.py": "cluster",
     "tests/acceptance/test_export.py": "machines",

@@ -30,7 +30,10 @@ CAPABILITIES = (
     Capability(name="choose instances by a filter", extensions=frozenset({"api_filtering"})),
     Capability(name="choose instances of all projects", extensions=frozenset({"instance_all_projects"})),
     Capability(name="trust by a token that is used once", extensions=frozenset({"certificate_token"})),
-    Capability(name="move within a cluster", extensions=frozenset({"clustering", "container_incremental_copy"})),
+    Capability(
+        name="move into a cluster, within it and out of it",
+        extensions=frozenset({"clustering", "container_incremental_copy"}),
+    ),
     Capability(name="empty and restore a member of a cluster", extensions=frozenset({"clustering_evacuation"})),
     Capability(name="choose members by group", extensions=frozenset({"clustering_groups"})),
 )

@@ -13,7 +13,7 @@ from common.domain.fleet import Profile, Room, Server, sends_deltas
 from common.domain.generation import BACKUP_DEFINITION, COMPLETE
 from common.domain.instance import BACKUP_STATE, COPY_OF, GUARD_DEVICE, Devices, Instance, is_root_disk
 from common.domain.machine import Case, obstacles
-from common.domain.plan import Finding, Method, Move, NameMap, Retire, identity_of
+from common.domain.plan import Finding, Method, Move, NameMap, Retire, Thing, identity_of
 from common.domain.units import render_size
 from common.domain.volume import AttachedVolume, Volume
 
@@ -42,7 +42,7 @@ def findings(
     return (
         *_about_servers(move, source, target),
         *_about_same_server(move, source, target),
-        *_about_member(instance, move, target),
+        *_about_member(instance, move, source, target),
         *_about_instance(instance, move, own_job),
         *(_about_refresh if move.is_refresh else _about_new)(instance, move, target, own_job),
         *_about_volumes(instance, move, source, target, own_job),
@@ -214,6 +214,8 @@ def _about_exporting(instance: Instance, move: Move, room: Room | None, needed: 
 
 #: Drivers of pools whose volumes all members of a cluster see.
 _SHARED_BY_MEMBERS = frozenset({"ceph", "cephfs"})
+#: What a cluster can be the source or the target of.
+_WITH_CLUSTERS = frozenset({Method.WARM, Method.COLD, Method.STATEFUL, Method.COPY, Method.REFRESH})
 
 
 def _refuse(code: str, message: str, hint: str) -> Finding:
@@ -228,14 +230,12 @@ def _about_servers(move: Move, *servers: Server) -> Iterator[Finding]:
                 f"{server.remote} does not trust our certificate",
                 f"`herder remote add {server.remote} ADDRESS` with a token made on it",
             )
-        is_foreign_cluster = server.info.clustered and not move.is_within_cluster
-        if is_foreign_cluster or server.info.product not in PRODUCTS:
-            what = "a cluster" if is_foreign_cluster else server.info.product
-            yield _refuse(
-                "server_kind",
-                f"{server.remote} is {what}; only standalone servers of LXD and Incus are supported",
-                "another server; from one member of a cluster to another, `herder move --target MEMBER`",
-            )
+        if server.info.product not in PRODUCTS:
+            message = f"{server.remote} is {server.info.product}; only servers of LXD and Incus are supported"
+            yield _refuse("server_kind", message, "another server")
+        elif server.info.clustered and (move.backup or move.method not in _WITH_CLUSTERS):
+            message = f"{server.remote} is a cluster, and {_named(move)} have not been tried with one"
+            yield _refuse("server_kind", message, "a server that stands alone; instances are moved and copied")
         missing = sorted(REQUIRED_EXTENSIONS - server.info.extensions)
         if missing:
             yield _refuse("extension", f"{server.remote} lacks the API extensions {', '.join(missing)}", "upgrade it")
@@ -248,9 +248,19 @@ def _about_same_server(move: Move, source: Server, target: Server) -> Iterator[F
         )
 
 
-def _about_member(instance: Instance, move: Move, target: Server) -> Iterator[Finding]:
+def _named(move: Move) -> str:
+    if move.is_of_volume:
+        return "volumes that go by themselves"
+    return "drills" if move.method is Method.DRILL else "imports" if move.method is Method.IMPORT else "backups"
+
+
+def _about_member(instance: Instance, move: Move, source: Server, target: Server) -> Iterator[Finding]:
     """Whether the member can take it, and whether the instance can leave its own."""
-    if not move.is_within_cluster:
+    home = source.members.get(move.source_member)
+    if home is not None and home.status == "Offline":
+        message = f"member {home.name} of {source.remote}, which it is on, is Offline: {home.message}"
+        yield _refuse("member", message, f"start {home.name}, then make the plan again")
+    if not move.target_member:
         return
     member = target.members.get(move.target_member)
     if member is None:
@@ -263,6 +273,11 @@ def _about_member(instance: Instance, move: Move, target: Server) -> Iterator[Fi
             f"member {member.name} of {target.remote} is {member.status}: {member.message}",
             f"choose another --target, or see `lxc cluster show {target.remote}:{member.name}`",
         )
+    if move.is_within_cluster:
+        yield from _about_changing_member(instance, move, target)
+
+
+def _about_changing_member(instance: Instance, move: Move, target: Server) -> Iterator[Finding]:
     if instance.location == move.target_member:
         yield _refuse("member", f"it is on member {move.target_member} already", "choose another --target")
     pool = target.pools.get(wanted_pool(instance, move))
@@ -328,8 +343,10 @@ def _about_instance(instance: Instance, move: Move, own_job: str) -> Iterator[Fi
 
 
 def _about_machine(instance: Instance, move: Move, source: Server, target: Server) -> Iterator[Finding]:
-    if move.is_within_cluster:
-        hint = f"`lxc move {move.source}:{instance.name} --target {move.target_member}` for now"
+    if move.is_of_cluster:
+        member = f"--target {move.target_member}" if move.target_member else ""
+        there = "" if move.is_within_cluster else f"{move.target}:"
+        hint = f"`lxc move {move.source}:{instance.name} {' '.join(filter(None, (there, member)))}` for now"
         yield _refuse("virtual_machine", "it is a virtual machine, in a cluster", hint)
     if move.method is Method.WARM:
         yield _refuse(
@@ -425,6 +442,9 @@ def _about_refresh(instance: Instance, move: Move, target: Server, own_job: str)
     elif known != identity:
         message = f"{where} is the copy of another instance, with the uuid {known}"
         yield _refuse("not_a_copy", message, "copy under another name")
+    if move.target_member and there.location != move.target_member:
+        message = f"{where} is on member {there.location}, and is refreshed where it is"
+        yield _refuse("member", message, "leave --target out")
     yield from _about_pool(instance, move, target)
 
 
@@ -557,9 +577,8 @@ def _about_pool(instance: Instance, move: Move, target: Server) -> Iterator[Find
     pool = target.pools.get(name)
     if pool is None:
         have = ", ".join(sorted(target.pools)) or "none"
-        yield _refuse(
-            "pool", f"{target.remote} has no pool {name}; it has {have}", "choose one with --storage, or --create pool"
-        )
+        hint = "choose one with --storage, or " + _or_made(target, Thing.POOL, "`lxc storage create` it")
+        yield _refuse("pool", f"{target.remote} has no pool {name}; it has {have}", hint)
         return
     if pool.total and pool.free < POOL_RESERVE:
         hint = f"free or add space in pool {name} of {target.remote}"
@@ -588,8 +607,14 @@ def _about_nic(name: str, device: Mapping[str, str], networks: Iterable[str], ta
         yield _refuse(
             "network",
             f"device {name} needs network {network}, which {target.remote} does not have",
-            f"--create network, or override it with --device {name},network=NAME",
+            _or_made(target, Thing.NETWORK, "`lxc network create` it")
+            + f", or override it with --device {name},network=NAME",
         )
+
+
+def _or_made(target: Server, thing: Thing, by_hand: str) -> str:
+    """How it comes onto the target; each member of a cluster has its own part, of which a definition says nothing."""
+    return f"{by_hand} on all members of {target.remote}" if target.info.clustered else f"--create {thing}"
 
 
 def _about_disk(name: str, device: Mapping[str, str], move: Move, target: Server) -> Iterator[Finding]:
@@ -637,6 +662,14 @@ def attached_volumes(instance: Instance, move: Move) -> tuple[AttachedVolume, ..
 def _about_volumes(instance: Instance, move: Move, source: Server, target: Server, own_job: str) -> Iterator[Finding]:
     volumes = () if move.is_within_cluster else attached_volumes(instance, move)
     if not volumes:
+        return
+    if move.is_of_cluster:
+        yield _refuse(
+            "volume",
+            f"it attaches {_listed(volumes)}, and custom volumes do not go into a cluster or out of one",
+            "detach it, or mask it with --device NAME,type=none; --device NAME,source=VOLUME attaches one that is "
+            "there",
+        )
         return
     yield from _about_ways_of_volumes(f"it attaches {_listed(volumes)}", source, target, "--device NAME,source=VOLUME")
     for volume in volumes:

@@ -441,8 +441,6 @@ class Job:
             raise ValueError(f"job {self.id} is a copy: its source has never stopped")
         if self.move.is_of_volume:
             raise ValueError(f"job {self.id} moves a volume, which is not brought back; move it once more")
-        if self.move.is_within_cluster:
-            raise ValueError(f"job {self.id} is a move within a cluster, which is not brought back; move it once more")
         if not self.is_committed or self.state not in (State.DONE, State.PARKED):
             raise ValueError(f"job {self.id} is {self.state} and before its commit point")
         first = BRING_BACK.steps[0].name

@@ -24,6 +24,8 @@ _WHOLE_RECORDS: Mapping[str, str] = MappingProxyType({"recursion": "1"})
 _GRACE_OF_WAIT = 10.0
 #: Seconds that a server may look into a backup file before it begins to restore it.
 _READS_A_BACKUP = 300.0
+#: What a host has that a NIC can be attached to.
+_INTERFACES = frozenset({"bridge", "bond", "physical", "vlan"})
 _IS_THERE = "profile already exists"
 _SAVED_ALL_THE_SAME = "profile change still saved"
 _NO_AGENT = "VM agent isn't currently running"
@@ -60,7 +62,7 @@ class LxdClient:
     delete_profile       DELETE /1.0/profiles/NAME
     pool_definitions     GET /1.0/storage-pools?recursion=1
     create_pool          POST /1.0/storage-pools
-    networks             GET /1.0/networks
+    networks             GET /1.0/networks, GET /1.0/networks/NAME
     network_definitions  GET /1.0/networks?recursion=1
     create_network       POST /1.0/networks
     ovn_networks         GET /1.0/networks?recursion=1
@@ -313,8 +315,22 @@ class LxdClient:
         )
 
     def networks(self, *, project: str = "default") -> frozenset[str]:
-        """Names of the networks that NICs of a project may use, the host's own interfaces included."""
-        return records.names(self._get("/1.0/networks", {"project": project}))
+        """Names of the networks that NICs of a project may use, the host's own interfaces included.
+
+        The members of a cluster share what it manages; each tells of its own interfaces only if it is asked for one.
+        """
+        if not self.member:
+            return records.names(self._get("/1.0/networks", {"project": project}))
+        found = self._get("/1.0/networks", {"project": project, **_WHOLE_RECORDS})
+        own = [each["name"] for each in found if not each.get("managed") and each.get("type") in _INTERFACES]
+        return frozenset(each["name"] for each in found) - {name for name in own if not self._has_interface(name)}
+
+    def _has_interface(self, name: str) -> bool:
+        try:
+            self._get(f"/1.0/networks/{_quoted(name)}", self._here)
+        except NotFound:
+            return False
+        return True
 
     def ovn_networks(self, *, project: str = "default") -> frozenset[str]:
         """Names of those networks that reach beyond this server."""

@@ -43,7 +43,7 @@ TakingMembers = Annotated[
     typer.Option(
         "--target",
         metavar="MEMBER|@GROUP",
-        help="Of a cluster: who takes the instances; all others that are online if left out.",
+        help="Of a cluster: who takes the instances; all others at work if left out.",
     ),
 ]
 Project = Annotated[str | None, typer.Option("--project", help="Project on the source; the remote's own if left out.")]
@@ -92,8 +92,8 @@ Members = Annotated[
     list[str] | None,
     typer.Option(
         "--target",
-        metavar="MEMBER",
-        help="The member to move to, of the cluster that the instances are in; of several the emptiest.",
+        metavar="MEMBER|@GROUP",
+        help="The member of the target's cluster, or of the instances' own one; of several the emptiest.",
     ),
 ]
 All = Annotated[bool, typer.Option("--all", help="All instances of the source's project.")]
@@ -229,23 +229,19 @@ def selected(
     return select, f"{source.name}:{','.join(names)}" + (f" where {matching}" if matching else "")
 
 
-def within_cluster(instances: list[str], target: str, remotes: Remotes) -> tuple[list[str], str]:
-    """What stands before ``--target MEMBER``, as instances and ``TARGET:``, the cluster itself; it may be left out.
+def before_members(instances: list[str], target: str, remotes: Remotes) -> tuple[list[str], str, bool]:
+    """What stands before ``--target MEMBER``, as instances and ``TARGET:``, and whether that is their own cluster.
 
-    Raises InputError for another server and for a new name.
+    Their own may be left out. Raises InputError for a new name within it.
     """
     if not instances:
         instances, target = [target], f"{split_name(target, remotes.default)[0]}:"
     remote, rename = split_name(target, remotes.default)
-    sources = {split_name(instance, remotes.default)[0] for instance in instances}
-    if sources != {remote}:
-        raise InputError(
-            f"{', '.join(sorted(sources))} and {remote}: --target moves within one cluster",
-            hint="leave TARGET: out; into a cluster from elsewhere is not supported yet",
-        )
+    if {split_name(instance, remotes.default)[0] for instance in instances} != {remote}:
+        return instances, target, False
     if rename and [split_name(instance)[1] for instance in instances] != [rename]:
         raise InputError(f"within a cluster {rename!r} would be a new name", hint="move it first, then `lxc rename`")
-    return instances, f"{remote}:"
+    return instances, f"{remote}:", True
 
 
 def duration(text: str, option: str) -> timedelta:

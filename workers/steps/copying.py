@@ -26,7 +26,7 @@ from common.domain.errors import (
     VerificationFailed,
 )
 from common.domain.generation import BACKUP, BACKUP_OF, STAGING
-from common.domain.instance import BACKUP_STATE, COPY_OF, PUT_BACK, Instance, is_root_disk
+from common.domain.instance import BACKUP_STATE, COPY_OF, HOME, ORIGIN, PUT_BACK, Instance, is_root_disk
 from common.domain.job import Outcome, Pass
 from common.domain.operation import Operation, OperationRef
 from common.domain.plan import Mode, identity_of
@@ -371,8 +371,15 @@ def _copy_config(ctx: Context, instance: Instance) -> dict[str, str]:
         mark("source"): f"{ctx.move.source}:{ctx.move.instance}",
         mark("memo"): ctx.memo(ctx.job) if ctx.move.is_copy else instance.marks.get("memo", ""),
         **wanted(ctx.move.overrides.over(restored(instance))),
-        **(remembered_id(instance) if ctx.move.is_within_cluster else {}),
+        **(_within_cluster(ctx, instance, config) if ctx.move.is_within_cluster else {}),
     }
+
+
+def _within_cluster(ctx: Context, instance: Instance, config: Mapping[str, str]) -> dict[str, str]:
+    """What a rename would take away, and LXD's own note of the evacuated member to which it belongs."""
+    home = config.get(HOME, "")
+    away = {ORIGIN: home} if home not in ("", ctx.move.target_member) else {}
+    return {**remembered_id(instance), **away}
 
 
 def _staging_config(ctx: Context, instance: Instance) -> dict[str, str]:
