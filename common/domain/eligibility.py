@@ -315,6 +315,12 @@ def _about_instance(instance: Instance, move: Move, own_job: str) -> Iterator[Fi
         yield _refuse(
             "ephemeral", "it is ephemeral: stopping it would delete the source", "make it non-ephemeral first"
         )
+    if move.method is Method.LIVE and not instance.is_virtual_machine:
+        yield _refuse(
+            "live",
+            "it is a container, whose memory could move by CRIU only, which is not to be relied on",
+            "leave `--method` out: a warm move copies while it runs, and restarts the guest",
+        )
     if move.method is Method.WARM and move.overrides.instance_only:
         yield _refuse("instance_only", "a warm move needs its snapshots", "use `method: cold` with instance-only")
     if (
@@ -338,7 +344,9 @@ def _about_machine(instance: Instance, move: Move, source: Server, target: Serve
             "leave `--method` out: it moves stateful or cold, whichever is possible",
         )
     method = Method.COLD if move.method in (Method.WARM, Method.COPY) else move.method
-    yield from obstacles(machine_case(instance, move, source, target), method)
+    # A copy leaves behind the memory with which a machine was stopped.
+    moved = replace(instance, stateful=instance.stateful and not move.is_copy)
+    yield from obstacles(machine_case(moved, move, source, target), method)
 
 
 def machine_case(instance: Instance, move: Move, source: Server, target: Server) -> Case:

@@ -16,10 +16,10 @@ unix socket is limited, to 107 characters. Below the root:
 
 and beside it ROOT.lock while somebody changes the lab; `/var/tmp/herder-ports` tells which lab has which ports. `s1`
 and `s2` stand alone with a btrfs pool on a loop file, `d1` with a dir pool; `c1`, `c2` and `c3` are one cluster with
-btrfs pools. `i1` and `i2` are servers of Incus with btrfs pools, `v1` and `v2` servers of LXD that run virtual
-machines, with btrfs pools; these come up only when they are named. A lab that is made with
-`$HERDER_LAB_PRODUCT=incus` has Incus in all others. All listen on 127.0.0.1 only, and the guests' network cards are on
-a bridge that leads nowhere.
+btrfs pools. `i1` and `i2` are servers of Incus with btrfs pools, `v1` and `v2` servers of LXD and `w1` and `w2`
+servers of Incus that run virtual machines, with btrfs pools; these come up only when they are named. A lab that is made
+with `$HERDER_LAB_PRODUCT=incus` has Incus in all others. All listen on 127.0.0.1 only, and the guests' network cards
+are on a bridge that leads nowhere.
 """
 
 import hashlib
@@ -34,7 +34,16 @@ from typing import Any
 from tests.lab import furnish, host, image, machine_image, packages, stand_ins
 from tests.lab.daemon import Daemon
 from tests.lab.errors import LabError
-from tests.lab.product import INCUS, LXD, LXD_WITH_MACHINES, PRODUCTS, PROGRAMS, STAND_INS, Product
+from tests.lab.product import (
+    INCUS,
+    INCUS_WITH_MACHINES,
+    LXD,
+    LXD_WITH_MACHINES,
+    PRODUCTS,
+    PROGRAMS,
+    STAND_INS,
+    Product,
+)
 from tests.lab.server import LabServer
 
 STANDALONE = {"s1": "btrfs", "s2": "btrfs", "d1": "dir"}
@@ -42,9 +51,11 @@ CLUSTER = ("c1", "c2", "c3")
 SERVERS = (*STANDALONE, *CLUSTER)
 #: Servers of Incus, which come up only when they are asked for by name.
 INCUS_SERVERS = {"i1": "btrfs", "i2": "btrfs"}
-#: Servers of LXD that run virtual machines, likewise.
+#: Servers that run virtual machines, likewise: of LXD, and of Incus.
 MACHINE_SERVERS = {"v1": "btrfs", "v2": "btrfs"}
-ALL = (*SERVERS, *INCUS_SERVERS, *MACHINE_SERVERS)
+INCUS_MACHINE_SERVERS = {"w1": "btrfs", "w2": "btrfs"}
+_WITH_MACHINES = MACHINE_SERVERS.keys() | INCUS_MACHINE_SERVERS.keys()
+ALL = (*SERVERS, *INCUS_SERVERS, *MACHINE_SERVERS, *INCUS_MACHINE_SERVERS)
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 # Each lab gets its own stretch of ports, mostly the same one by its path. All lie below the ports that the kernel gives
@@ -83,16 +94,16 @@ class Lab:
             raise LabError(f"{root} is too long for the sockets of a lab: at most {LONGEST_ROOT} characters")
         wanted = _with_whole_clusters(servers)
         packages.ensure()
-        if MACHINE_SERVERS.keys() & set(wanted):
+        if _WITH_MACHINES & set(wanted):
             packages.ensure(packages.MACHINE_PROGRAMS)
         root.parent.mkdir(parents=True, exist_ok=True)
         with host.locked(_lock(root)):
             _claim(root)
             _decide(root, product)
-            if _product(root) is INCUS or INCUS_SERVERS.keys() & set(wanted):
+            if any(_product_of(name, _product(root)).is_incus for name in wanted):
                 packages.unpack_incus(root / PROGRAMS)
-            if MACHINE_SERVERS.keys() & set(wanted):
-                stand_ins.make(root / STAND_INS)
+            if _WITH_MACHINES & set(wanted):
+                stand_ins.make(root / STAND_INS, programs=root / PROGRAMS)
             lab = cls(root, _known(root))
             lab._add(wanted, first_port or int(os.environ.get("HERDER_LAB_PORT", "0")) or _first_port(root))
             lab._bring_up(wanted)
@@ -158,7 +169,7 @@ class Lab:
     def _bring_up(self, wanted: Iterable[str]) -> None:
         host.make_bridge(self.bridge)
         tarballs = image.build(self.root / "images")
-        machines = machine_image.build(self.root / "images") if MACHINE_SERVERS.keys() & set(wanted) else {}
+        machines = machine_image.build(self.root / "images") if _WITH_MACHINES & set(wanted) else {}
         groups: dict[str, list[LabServer]] = {}
         for name in wanted:
             groups.setdefault(self.servers[name].cluster or name, []).append(self.servers[name])
@@ -276,7 +287,7 @@ def _product(root: Path) -> Product:
 
 
 def _server(root: Path, name: str, port: int, product: Product) -> LabServer:
-    driver = {**STANDALONE, **INCUS_SERVERS, **MACHINE_SERVERS}.get(name, "btrfs")
+    driver = {**STANDALONE, **INCUS_SERVERS, **MACHINE_SERVERS, **INCUS_MACHINE_SERVERS}.get(name, "btrfs")
     cluster = furnish.REMOTE_OF_CLUSTER if name in CLUSTER else None
     return LabServer(name, root, port, driver, cluster, _product_of(name, product))
 
@@ -284,6 +295,8 @@ def _server(root: Path, name: str, port: int, product: Product) -> LabServer:
 def _product_of(name: str, product: Product) -> Product:
     if name in MACHINE_SERVERS:
         return LXD_WITH_MACHINES
+    if name in INCUS_MACHINE_SERVERS:
+        return INCUS_WITH_MACHINES
     return INCUS if name in INCUS_SERVERS else product
 
 

@@ -3,6 +3,7 @@
 import re
 import socket
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,15 +52,34 @@ def make(server: LabServer, name: str, *, config: dict[str, str] = CONFIG, start
 
 def tick(server: LabServer, name: str) -> Tick:
     """The next one that it says. LabError if it says nothing."""
+    said = _listened if server.product.is_incus else _heard
+    for heard in said(server, name):
+        if found := _TICK.findall(heard):
+            return Tick(int(found[-1][0]), found[-1][1])
+    raise LabError(f"{server.name}:{name} does not count; it said {heard[-500:]!r}")
+
+
+def _heard(server: LabServer, name: str) -> Iterator[str]:
+    """What its console says from now on, longer and longer: LXD has a socket for that."""
     heard, deadline = "", time.monotonic() + PATIENCE_SECONDS
     with socket.socket(socket.AF_UNIX) as console:
         console.connect(str(server.lxd_dir / "logs" / name / "qemu.console"))
         console.settimeout(PATIENCE_SECONDS)
         while time.monotonic() < deadline:
             heard += console.recv(4096).decode(errors="replace")
-            if said := _TICK.search(heard):
-                return Tick(int(said[1]), said[2])
-    raise LabError(f"{server.name}:{name} does not count; it said {heard[-500:]!r}")
+            yield heard
+
+
+def _listened(server: LabServer, name: str) -> Iterator[str]:
+    """The same of Incus, which has a log of all that was ever said."""
+    before, deadline = len(_log(server, name)), time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        time.sleep(0.2)
+        yield _log(server, name)[before:]
+
+
+def _log(server: LabServer, name: str) -> str:
+    return server.lxc("console", name, "--show-log")
 
 
 def disk(server: LabServer, name: str) -> Path:

@@ -115,6 +115,11 @@ ONE_FINDING = [
         ("virtual_machine", "does not move warm", "leave `--method` out"),
     ),
     (
+        "a container that shall move live",
+        {"move": a_move(method=Method.LIVE)},
+        ("live", "it is a container, whose memory could move by CRIU only", "leave `--method` out"),
+    ),
+    (
         "a virtual machine, to a server without QEMU",
         {
             "instance": an_instance(type="virtual-machine"),
