@@ -11,7 +11,7 @@ unix socket is limited, to 107 characters. Below the root:
     images/                         the tarballs of `image.py`
     lxc-conf/                       configuration of the real `lxc` client: one remote for each, trusted by all
     incus-conf/                     that of the `incus` client, which is used through the unix sockets only
-    programs/                       Incus, unpacked
+    programs/ qemu/                 Incus, and its QEMU, unpacked
     stand-ins/                      what virtual machines need and this kernel has not
 
 and beside it ROOT.lock while somebody changes the lab; `/var/tmp/herder-ports` tells which lab has which ports. `s1`
@@ -41,6 +41,7 @@ from tests.lab.product import (
     LXD_WITH_MACHINES,
     PRODUCTS,
     PROGRAMS,
+    QEMU,
     STAND_INS,
     Product,
 )
@@ -101,9 +102,11 @@ class Lab:
             _claim(root)
             _decide(root, product)
             if any(_product_of(name, _product(root)).is_incus for name in wanted):
-                packages.unpack_incus(root / PROGRAMS)
+                packages.unpack_backports(packages.INCUS, root / PROGRAMS)
+            if INCUS_MACHINE_SERVERS.keys() & set(wanted):
+                packages.unpack_backports(packages.QEMU_OF_INCUS, root / QEMU)
             if _WITH_MACHINES & set(wanted):
-                stand_ins.make(root / STAND_INS, programs=root / PROGRAMS)
+                stand_ins.make(root / STAND_INS, programs=root / PROGRAMS, qemu=root / QEMU)
             lab = cls(root, _known(root))
             lab._add(wanted, first_port or int(os.environ.get("HERDER_LAB_PORT", "0")) or _first_port(root))
             lab._bring_up(wanted)

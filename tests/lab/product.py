@@ -10,8 +10,8 @@ from pathlib import Path
 
 from tests.lab import host
 
-#: Where a lab has the programs that it does not install on the machine.
-PROGRAMS = "programs"
+#: Where a lab has the programs that it does not install on the machine: Incus, and the QEMU that Incus needs.
+PROGRAMS, QEMU = "programs", "qemu"
 #: Where it has the stand-ins for what virtual machines need and this kernel has not; see `stand_ins`.
 STAND_INS = "stand-ins"
 

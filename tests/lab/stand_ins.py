@@ -4,7 +4,7 @@ The daemons, QEMU, the firmware, the disk and the transfer are the real ones. Wh
 
 * `modprobe` says that vhost_vsock is loaded. The guest then has no vsock, hence no agent in it.
 * `qemu-system-x86_64` emulates the processor: KVM cannot boot an ordinary kernel everywhere. It stays root, because
-  without udev nobody else may open /dev/net/tun.
+  without udev nobody else may open /dev/net/tun. That of Incus is a newer one.
 * `lxd-helper` and `incus-helper`, which the daemon runs instead of itself for small tasks, do not lift the limit of
   locked memory: that needs a capability which root in a container lacks, and only hardware that is passed through needs
   it.
@@ -28,20 +28,25 @@ case "$*" in *vhost_vsock*) exit 0 ;; esac
 exec /sbin/modprobe "$@"
 """
 QEMU = """#!/bin/bash
-arguments=()
+arguments=() program=/usr/bin/qemu-system-x86_64
+if [[ $INCUS_DIR ]]; then
+    program={qemu}/bin/qemu-system-x86_64
+    export QEMU_MODULE_DIR={qemu}/lib/x86_64-linux-gnu/qemu
+    set -- "$@" -L {qemu}/share/qemu -L /usr/share/qemu -L /usr/share/seabios
+fi
 while (($#)); do
     case $1 in
         -readconfig)
-            sed -i -e '/^\\[device "qemu_vsock"\\]/,/^\\[/{/^\\[device "qemu_vsock"\\]/d; /^\\[/!d}' \\
+            sed -i -e '/^\\[device "qemu_vsock"\\]/,/^\\[/{{/^\\[device "qemu_vsock"\\]/d; /^\\[/!d}}' \\
                 -e 's/accel = "kvm"/accel = "tcg"/' "$2" ;;
-        -cpu) set -- "$1" max "${@:3}" ;;
-        -accel) set -- "$1" "${2/kvm/tcg}" "${@:3}" ;;
-        -runas) shift 2; continue ;;
+        -cpu) set -- "$1" max "${{@:3}}" ;;
+        -accel) set -- "$1" "${{2/kvm/tcg}}" "${{@:3}}" ;;
+        -runas | -run-with) shift 2; continue ;;
     esac
     arguments+=("$1")
     shift
 done
-exec /usr/bin/qemu-system-x86_64 "${arguments[@]}"
+exec "$program" "${{arguments[@]}}"
 """
 HELPER = """#!/bin/bash
 arguments=()
@@ -56,8 +61,8 @@ exec {python} {no_vsock} {program} incusd "$@"
 """
 
 
-def make(folder: Path, *, programs: Path) -> None:
-    """Write them into a folder; ``programs`` is where Incus is or will be.
+def make(folder: Path, *, programs: Path, qemu: Path) -> None:
+    """Write them into a folder; ``programs`` and ``qemu`` are where Incus and its QEMU are or will be.
 
     Raises LabUnavailableError if this machine lacks what nothing stands in for.
     """
@@ -68,7 +73,7 @@ def make(folder: Path, *, programs: Path) -> None:
     incusd = programs / "usr/libexec/incus/incusd"
     texts = {
         "modprobe": MODPROBE,
-        "qemu-system-x86_64": QEMU,
+        "qemu-system-x86_64": QEMU.format(qemu=qemu / "usr"),
         "lxd-helper": HELPER.format(program="/usr/bin/lxd"),
         "incus-helper": HELPER.format(program=incusd),
         "incusd": INCUSD.format(python=sys.executable, no_vsock=no_vsock.__file__, program=incusd),
