@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from common.domain.itinerary import COLD
 from tests.acceptance import world
 from tests.acceptance.choke import Choke
+from tests.acceptance.killed import Killed, around
 from tests.acceptance.story import DONE, Herder
 from tests.acceptance.watcher import NeverTwice
 from tests.lab import Lab, LabServer, machine
@@ -132,6 +134,26 @@ def test_a_machine_of_incus_keeps_its_memory_when_a_daemon_dies_while_that_is_se
         choke.release()
         machines_of_incus.servers[victim].start()
         (job,) = moving.wait().ended(DONE).json["jobs"]
+    assert job["method"] == "stateful"
+    world.assert_moved(w1, w2, "vm")
+    after = machine.tick(w2, "vm")
+    assert after.boot == before.boot
+    assert after.count > before.count
+
+
+@pytest.mark.exhaustive
+def test_a_machine_keeps_its_memory_when_workers_die_around_every_step(
+    w1: LabServer, w2: LabServer, killed: Killed
+) -> None:
+    """Before and after each, and while disk and memory are sent: the same boot goes on, on one server only."""
+    machine.make(w1, "vm", config=machine.STATEFUL)
+    before = machine.tick(w1, "vm")
+    blows = around(COLD)
+    blows.insert(blows.index(("after", "full_pass")), ("middle", "full_pass"))
+    with NeverTwice(w1, w2):
+        moving = killed.begins("move", "w1:vm", "w2:", "--yes", "--json")
+        killed.strike(*blows)
+        (job,) = killed.ends(moving, DONE)["jobs"]
     assert job["method"] == "stateful"
     world.assert_moved(w1, w2, "vm")
     after = machine.tick(w2, "vm")

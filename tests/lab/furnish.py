@@ -13,7 +13,6 @@ from tests.lab.server import LabServer
 
 SETTINGS = {"config": {"images.auto_update_interval": "0"}}
 POOL_SIZE = "12GiB"  # a sparse file, so it costs what is in it
-REMOTE_OF_CLUSTER = "cluster"
 
 
 def stand_alone(server: LabServer, bridge: str) -> None:

@@ -30,7 +30,8 @@ class Tick:
 
 
 def make(server: LabServer, name: str, *, config: dict[str, str] = CONFIG, starts: bool = True) -> None:
-    """A virtual machine. Returns when it counts, if it shall start."""
+    """A virtual machine, in a cluster on this member. Returns when it counts, if it shall start."""
+    where = f"?target={server.name}" if server.cluster else ""
     body = {
         "name": name,
         "type": "virtual-machine",
@@ -39,12 +40,12 @@ def make(server: LabServer, name: str, *, config: dict[str, str] = CONFIG, start
         "source": {"type": "image", "alias": "machine"},
     }
     try:
-        server.query("POST", "/1.0/instances", body)
+        server.query("POST", f"/1.0/instances{where}", body)
     except RefusedError as refused:
         # On a busy machine qemu-img has told LXD nothing of the image, once.
         if "unexpected end of JSON input" not in str(refused):
             raise
-        server.query("POST", "/1.0/instances", body)
+        server.query("POST", f"/1.0/instances{where}", body)
     if starts:
         server.query("PUT", f"/1.0/instances/{name}/state", {"action": "start"})
         tick(server, name)

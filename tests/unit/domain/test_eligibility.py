@@ -564,3 +564,13 @@ def test_what_all_members_share_or_only_one_has_is_not_copied() -> None:
 
 def test_members_of_a_cluster_of_incus_take_instances() -> None:
     assert within_cluster(a_member(info=a_server_info("s1", clustered=True, product="incus"))) == []
+
+
+@pytest.mark.parametrize(
+    ("method", "codes"),
+    [(Method.COLD, []), (Method.STATEFUL, ["virtual_machine"]), (Method.LIVE, ["virtual_machine"])],
+)
+def test_a_virtual_machine_changes_its_member_without_its_memory(method: Method, codes: list[str]) -> None:
+    machine = an_instance(type="virtual-machine", location="c2")
+    found = findings(machine, a_move_within_cluster(method=method), a_member("c2"), a_member())
+    assert [each.code for each in found] == codes
