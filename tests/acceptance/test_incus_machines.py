@@ -53,7 +53,8 @@ def test_a_stopped_machine_moves_from_lxd_to_incus_and_is_copied(v1: LabServer, 
     """With its disk; a moved one is the same machine and boots, what stays behind cannot start, a copy is another."""
     machine.make(v1, "vm", starts=False)
     machine.write(v1, "vm", "it was here")
-    before = identity(v1, "vm")
+    world.take_snapshot(v1, "vm", "s0")
+    before, snapshots = identity(v1, "vm"), world.snapshots(v1, "vm")
 
     herder.run("copy", "v1:vm", "w1:twin", "--yes").ended(DONE)
     (job,) = herder.run("move", "v1:vm", "w1:", "--yes", "--json").ended(DONE).json["jobs"]
@@ -65,6 +66,7 @@ def test_a_stopped_machine_moves_from_lxd_to_incus_and_is_copied(v1: LabServer, 
     world.assert_cannot_start(v1, "vm")
     assert identity(w1, "vm") == before
     assert identity(w1, "twin")[0] != before[0]
+    assert world.snapshots(w1, "vm") == snapshots
     world.start(w1, "vm")
     assert machine.tick(w1, "vm").count
 
@@ -80,6 +82,19 @@ def test_a_running_machine_moves_cold_from_lxd_to_incus(v1: LabServer, w1: LabSe
     assert job["method"] == "cold"
     world.assert_moved(v1, w1, "vm")
     assert machine.tick(w1, "vm").boot != before.boot
+
+
+def test_a_machine_moves_from_incus_to_lxd_without_its_snapshots(v1: LabServer, w1: LabServer, herder: Herder) -> None:
+    """LXD does not know what Incus writes on them: with them it is refused, by name."""
+    machine.make(w1, "vm", starts=False)
+    machine.write(w1, "vm", "it was here")
+    world.take_snapshot(w1, "vm", "s0")
+    before = identity(w1, "vm")
+    refused = herder.run("move", "w1:vm", "v1:", "--yes")
+    assert "it does not know volatile.uuid.generation" in " ".join(refused.err.split())
+    herder.run("move", "w1:vm", "v1:", "--yes", "--method", "cold", "--instance-only").ended(DONE)
+    assert (machine.read(v1, "vm"), identity(v1, "vm"), world.traces(v1)) == ("it was here", before, [])
+    world.assert_cannot_start(w1, "vm")
 
 
 def test_a_machine_moves_between_servers_of_incus_with_its_disk(w1: LabServer, w2: LabServer, herder: Herder) -> None:
