@@ -212,10 +212,12 @@ def _about_exporting(instance: Instance, move: Move, room: Room | None, needed: 
         )
 
 
+#: Of a virtual machine; which processor its own member has is not known when it is planned.
+COLD_WITHIN_CLUSTER = "it is a virtual machine, which moves cold within a cluster"
 #: Drivers of pools whose volumes all members of a cluster see.
 _SHARED_BY_MEMBERS = frozenset({"ceph", "cephfs"})
 #: What a cluster can be the source or the target of.
-_WITH_CLUSTERS = frozenset({Method.WARM, Method.COLD, Method.STATEFUL, Method.COPY, Method.REFRESH})
+_WITH_CLUSTERS = frozenset({Method.WARM, Method.COLD, Method.STATEFUL, Method.LIVE, Method.COPY, Method.REFRESH})
 
 
 def _refuse(code: str, message: str, hint: str) -> Finding:
@@ -330,6 +332,12 @@ def _about_instance(instance: Instance, move: Move, own_job: str) -> Iterator[Fi
         yield _refuse(
             "ephemeral", "it is ephemeral: stopping it would delete the source", "make it non-ephemeral first"
         )
+    if move.method is Method.LIVE and not instance.is_virtual_machine:
+        yield _refuse(
+            "live",
+            "it is a container, whose memory could move by CRIU only, which is not to be relied on",
+            "leave `--method` out: a warm move copies while it runs, and restarts the guest",
+        )
     if move.method is Method.WARM and move.overrides.instance_only:
         yield _refuse("instance_only", "a warm move needs its snapshots", "use `method: cold` with instance-only")
     if (
@@ -343,11 +351,15 @@ def _about_instance(instance: Instance, move: Move, own_job: str) -> Iterator[Fi
 
 
 def _about_machine(instance: Instance, move: Move, source: Server, target: Server) -> Iterator[Finding]:
-    if move.is_of_cluster:
-        member = f"--target {move.target_member}" if move.target_member else ""
-        there = "" if move.is_within_cluster else f"{move.target}:"
-        hint = f"`lxc move {move.source}:{instance.name} {' '.join(filter(None, (there, member)))}` for now"
-        yield _refuse("virtual_machine", "it is a virtual machine, in a cluster", hint)
+    if move.is_of_cluster and not move.is_within_cluster:
+        member = f" --target {move.target_member}" if move.target_member else ""
+        hint = f"`lxc move {move.source}:{instance.name} {move.target}:{member}` for now"
+        yield _refuse(
+            "virtual_machine", "it is a virtual machine, and goes neither into a cluster nor out of one", hint
+        )
+    if move.is_within_cluster and move.method in (Method.LIVE, Method.STATEFUL):
+        yield _refuse("virtual_machine", COLD_WITHIN_CLUSTER, "leave `--method` out")
+        return
     if move.method is Method.WARM:
         yield _refuse(
             "virtual_machine",
@@ -355,7 +367,9 @@ def _about_machine(instance: Instance, move: Move, source: Server, target: Serve
             "leave `--method` out: it moves stateful or cold, whichever is possible",
         )
     method = Method.COLD if move.method in (Method.WARM, Method.COPY) else move.method
-    yield from obstacles(machine_case(instance, move, source, target), method)
+    # A copy leaves behind the memory with which a machine was stopped.
+    moved = replace(instance, stateful=instance.stateful and not move.is_copy)
+    yield from obstacles(machine_case(moved, move, source, target), method)
 
 
 def machine_case(instance: Instance, move: Move, source: Server, target: Server) -> Case:

@@ -20,6 +20,7 @@ class Method(StrEnum):
     WARM = "warm"  # passes while it runs, then a short stop
     COLD = "cold"  # one pass of the stopped instance
     STATEFUL = "stateful"  # cold, but the stopped virtual machine has kept its memory on its disk, and goes on with it
+    LIVE = "live"  # it would run on while it moves; refused, with what stands in its way
     COPY = "copy"  # another, independent instance; the source goes on
     REFRESH = "refresh"  # a copy that is there is made equal to its source, which goes on
     EXPORT = "export"  # a backup file in an archive; the source goes on

@@ -55,6 +55,8 @@ _UNKNOWN_KEY = "Unknown configuration key"
 _VANISHED = "exit status 24"
 #: What LXD notes on a copy when it has all of it, for its first start.
 _TEMPLATE = "volatile.apply_template"
+#: What QEMU emulates, as Incus notes it at a start: a saved memory goes on in the same only.
+_MACHINE = "volatile.vm.definition"
 _KEYS = ("snapshot", "snapped", "began", "offer", "receive", "pass", "sent", "moved_at")
 #: What a wait says of passes that are not pulled.
 _BY = {Mode.PUSH: " by push, which cannot be cancelled", Mode.RELAY: " by relay"}
@@ -412,7 +414,8 @@ def _config_of_kept(ctx: Context, kept: Instance) -> dict[str, str]:
 def _identity(ctx: Context, instance: Instance) -> Mapping[str, str]:
     """What makes a moved instance the same machine; a copy is another one, of the same image, as with `lxc copy`."""
     if not ctx.move.is_copy:
-        return instance.identity
+        machine = instance.config.get(_MACHINE, "") if instance.stateful else ""
+        return {**instance.identity, **({_MACHINE: machine} if machine else {})}
     kept = {key: value for key, value in instance.identity.items() if key == "volatile.base_image"}
     return {**kept, "volatile.uuid": uuid_of_copy(ctx.job), COPY_OF: identity_of(instance)}
 

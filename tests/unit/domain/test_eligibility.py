@@ -115,6 +115,11 @@ ONE_FINDING = [
         ("virtual_machine", "does not move warm", "leave `--method` out"),
     ),
     (
+        "a container that shall move live",
+        {"move": a_move(method=Method.LIVE)},
+        ("live", "it is a container, whose memory could move by CRIU only", "leave `--method` out"),
+    ),
+    (
         "a virtual machine, to a server without QEMU",
         {
             "instance": an_instance(type="virtual-machine"),
@@ -625,3 +630,13 @@ def test_a_copy_is_refreshed_on_the_member_that_has_it() -> None:
     assert into_cluster(replace(a_member(), instances=(copy,)), move=move) == ["member"]
     here = replace(a_member(), instances=(replace(copy, location="c3"),))
     assert into_cluster(here, move=move) == []
+
+
+@pytest.mark.parametrize(
+    ("method", "codes"),
+    [(Method.COLD, []), (Method.STATEFUL, ["virtual_machine"]), (Method.LIVE, ["virtual_machine"])],
+)
+def test_a_virtual_machine_changes_its_member_without_its_memory(method: Method, codes: list[str]) -> None:
+    machine = an_instance(type="virtual-machine", location="c2")
+    found = findings(machine, a_move_within_cluster(method=method), a_member("c2"), a_member())
+    assert [each.code for each in found] == codes
