@@ -39,6 +39,7 @@ LANES = {
     "tests/acceptance/test_lone_volumes.py": "backups",
     "tests/acceptance/test_machines.py": "machines",
     "tests/acceptance/test_refresh.py": "machines",
+    "tests/acceptance/test_volumes_to_incus.py": "machines",
     "tests/acceptance/test_scheduler.py": "backups",
     "tests/acceptance/test_within_cluster.py": "cluster",
     "tests/acceptance/": "acceptance",

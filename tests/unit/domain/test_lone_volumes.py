@@ -128,7 +128,7 @@ def test_a_volume_to_replace_must_be_there() -> None:
         ({}, {"pools": {}}, "pool"),
         ({}, {"pools": {"default": Pool(name="default", driver="dir", total=POOL_RESERVE - 1)}}, "space"),
         ({"info": a_server_info("s1", extensions=frozenset({"instances"}))}, {}, "extension"),
-        ({"info": a_server_info("s1")}, {"info": a_server_info("s2", product="incus")}, "volume_to_incus"),
+        ({"info": a_server_info("s1")}, {"info": a_server_info("s2", product="incus")}, "volume_as_backup"),
         ({"info": a_server_info("s2")}, {}, "same_server"),
         ({"info": a_server_info("s1", clustered=True)}, {}, "server_kind"),
     ],
