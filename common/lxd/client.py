@@ -455,16 +455,20 @@ class LxdClient:
         """As ``receive_volume``, but wait for the source to dial; LXD gives up after 10 s."""
         return self._offered(_volumes_path(pool), project, body, self._here)
 
-    def back_volume_up(self, volume: Volume, backup: str, *, expires_at: datetime, volume_only: bool) -> str:
+    def back_volume_up(
+        self, volume: Volume, backup: str, *, expires_at: datetime, volume_only: bool, optimized: bool
+    ) -> str:
         """Begin to write a backup file of it on the server, which removes it by itself some time after it has expired.
 
-        Who attaches it goes on. Raises ServerRefused if there is one of that name.
+        Who attaches it goes on. One that is not ``optimized`` tells when files were changed to the second, and holds
+        each snapshot as a whole; one that is only a pool of the same driver takes. Raises ServerRefused if there is one
+        of that name.
         """
         body = {
             "name": backup,
             "expires_at": expires_at.isoformat(),
             "volume_only": volume_only,
-            "optimized_storage": False,
+            "optimized_storage": optimized,
             "compression_algorithm": Compression.NONE.value,
         }
         return self._begin("POST", _volumes_path(volume.pool, volume.name, "backups"), volume.project, body)

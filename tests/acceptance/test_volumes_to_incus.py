@@ -10,7 +10,7 @@ from tests.acceptance import test_lone_volumes as lone
 from tests.acceptance import world
 from tests.acceptance.choke import Choke
 from tests.acceptance.story import DONE, NOT_ALL, Herder, worker
-from tests.acceptance.test_volumes import NAME, VOLUMES, assert_same_volumes, device, files, make_database, traces
+from tests.acceptance.test_volumes import NAME, assert_same_volumes, device, files, make_database, traces
 from tests.acceptance.watcher import NeverTwice
 from tests.acceptance.world import Wish
 from tests.lab import Lab, LabServer, host
@@ -66,7 +66,6 @@ def test_volumes_go_with_their_instance_from_lxd_to_incus(
         ran = herder.run("move", f"s1:{NAME}", "i1:", "--method", method, "--yes", "--json").ended(DONE)
     (job,) = ran.json["jobs"]
     assert job["state"] == "done"
-    assert [each["kind"] for each in job["passes"]].count("volume") == len(VOLUMES)
     world.assert_moved(s1, i1, NAME)
     assert_same_volumes(s1, i1)
     assert "s0" in world.snapshots(i1, NAME)
@@ -180,9 +179,8 @@ def test_a_cancel_in_the_middle_of_a_volume_to_incus_leaves_nothing(
     world.make_volume(i1, "other")
     running = choked.start("move", f"s1:{NAME}", "i1:", "--yes", "--json")
     choke.wait_held()
-    cancel = choked.start("cancel", choked.jobs()[0].plan)
+    choked.run("cancel", choked.jobs()[0].plan, "--no-wait").ended(DONE)
     choke.release()
-    cancel.wait().ended(DONE)
     (job,) = running.wait().ended(NOT_ALL).json["jobs"]
     assert job["state"] == "cancelled"
     world.assert_untouched(s1, i1, NAME)
