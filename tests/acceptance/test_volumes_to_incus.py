@@ -149,10 +149,11 @@ def _kill_target(choke: Choke, _s1: LabServer, i1: LabServer, _: Herder) -> None
     i1.start()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "disaster",
-    [_kill_workers, _kill_source, _kill_target],
-    ids=["the workers die", "the source dies", "the target dies"],
+    [_kill_target, _kill_workers, _kill_source],
+    ids=["the target dies", "the workers die", "the source dies"],
 )
 def test_a_move_to_incus_outlives_it_in_the_middle_of_a_volume(
     choke: Choke,
