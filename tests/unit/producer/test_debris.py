@@ -670,14 +670,13 @@ def test_what_a_volume_was_before_a_refresh_is_told_by_its_name() -> None:
     assert piece.hint.startswith("what default/data was before a refresh that broke")
 
 
-@pytest.mark.parametrize(
-    "marks", [{}, {"job": "p9-9", "state": "retired"}], ids=["unmarked", "with those of its source"]
-)
-def test_what_is_made_of_a_volumes_backup_is_told_by_its_name(marks: dict[str, str]) -> None:
-    """Its marks are those of its source, which may be another job's."""
-    piece = the_one(a_scene(with_volume(f"data-import-{JOB}-3", **marks), job=State.CANCELLED))
-    assert (piece.kind, piece.job) == (Kind.VOLUME, JOB)
-    assert piece.hint.startswith(f"`lxc storage volume delete s1:default data-import-{JOB}-3")
+def test_what_is_made_of_a_volumes_backup_is_told_by_its_name() -> None:
+    """Its marks, if it has any, are those of its source, which may be another job's."""
+    name = f"data-import-{JOB}-3"
+    for server in (with_volume(name), with_volume(name, job="p9-9", state="retired")):
+        piece = the_one(a_scene(server, job=State.CANCELLED))
+        assert (piece.kind, piece.job) == (Kind.VOLUME, JOB)
+        assert piece.hint.startswith(f"`lxc storage volume delete s1:default {name}")
 
 
 def test_a_retired_volume_is_told_with_what_is_retired_unless_an_instance_attaches_it() -> None:
