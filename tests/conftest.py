@@ -42,6 +42,7 @@ LANES = {
     "tests/acceptance/test_machines.py": "machines",
     "tests/acceptance/test_machines_within_cluster.py": "machines",
     "tests/acceptance/test_refresh.py": "machines",
+    "tests/acceptance/test_volumes_to_incus.py": "machines",
     "tests/acceptance/test_scheduler.py": "backups",
     "tests/acceptance/test_within_cluster.py": "cluster",
     "tests/acceptance/": "acceptance",

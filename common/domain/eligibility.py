@@ -16,6 +16,7 @@ from common.domain.machine import Case, obstacles
 from common.domain.plan import Finding, Method, Move, NameMap, Retire, Thing, identity_of
 from common.domain.units import render_size
 from common.domain.volume import AttachedVolume, Volume
+from common.domain.volume_ways import VOLUME_BACKUP_EXTENSIONS, why_as_backup
 
 #: Room that a move leaves free in the target's pool, in bytes; a full pool can no longer even delete.
 POOL_RESERVE = 256 * 1024**2
@@ -86,7 +87,7 @@ def backed_volumes(instance: Instance, move: Move, source: Server, target: Serve
 
     Others write into one that they attach too, at other moments; nobody could put it back without harm to them.
     """
-    if not move.order.volumes or any(_about_ways_of_volumes("", source, target)):
+    if not move.order.volumes or any(_about_ways_of_volumes(source, target)):
         return ()
     found = (source.volumes.get((pool, move.project, name)) for pool, name in _attached(instance))
     return tuple(
@@ -103,8 +104,9 @@ def _attached(instance: Instance) -> list[tuple[str, str]]:
 
 
 def _why_left(source: Server, target: Server) -> str:
-    impossible = next(iter(_about_ways_of_volumes("volumes", source, target)), None)
-    return impossible.message if impossible else "only those go along that hold files and that nobody else attaches"
+    lacking = next((each.message for each in _about_ways_of_volumes(source, target) if each.is_refusal), "")
+    only = "only those go along that hold files and that nobody else attaches"
+    return why_as_backup(source.info, target.info) or lacking or only
 
 
 def _about_left_volumes(instance: Instance, why: str, going: Iterable[AttachedVolume] = ()) -> Iterator[Finding]:
@@ -685,7 +687,7 @@ def _about_volumes(instance: Instance, move: Move, source: Server, target: Serve
             "there",
         )
         return
-    yield from _about_ways_of_volumes(f"it attaches {_listed(volumes)}", source, target, "--device NAME,source=VOLUME")
+    yield from _about_ways_of_volumes(source, target, f"its custom volumes {_listed(volumes)} go as backups")
     for volume in volumes:
         seen = source.volumes.get((volume.pool, move.project, volume.name))
         yield from _about_sharing(volume, instance, move, seen)
@@ -694,18 +696,19 @@ def _about_volumes(instance: Instance, move: Move, source: Server, target: Serve
         yield from _about_its_place(volume, volumes, move, target, own_job)
 
 
-def _about_ways_of_volumes(what: str, source: Server, target: Server, then: str = "") -> Iterator[Finding]:
-    """Whether these two servers can send custom volumes to each other."""
-    lacking = sorted(VOLUME_EXTENSIONS - (source.info.extensions & target.info.extensions))
+def _about_ways_of_volumes(source: Server, target: Server, what: str = "") -> Iterator[Finding]:
+    """Whether and how these two servers can send custom volumes to each other."""
+    why = why_as_backup(source.info, target.info)
+    needed = VOLUME_BACKUP_EXTENSIONS if why else VOLUME_EXTENSIONS
+    lacking = sorted(needed - (source.info.extensions & target.info.extensions))
     if lacking:
         yield _refuse("extension", f"volumes need the API extensions {', '.join(lacking)}", "upgrade both servers")
-    if target.info.product == "incus" and source.info.product == "lxd":
-        yield _refuse(
-            "volume_to_incus",
-            f"{what}: Incus 6.0.4 crashes when it is sent a custom volume by LXD, and later "
-            f"versions have not been tried; {target.remote} is {target.info.version}",
-            f"`lxc storage volume export` it, `incus storage volume import` it on {target.remote}"
-            + (f", then {then}" if then else ""),
+    elif why:
+        yield Finding(
+            code="volume_as_backup",
+            message=f"{what}, carried by a worker: {why}",
+            hint=f"see that {source.remote} and {target.remote} have room where they keep backups",
+            is_refusal=False,
         )
 
 
@@ -718,7 +721,7 @@ def volume_findings(move: Move, source: Server, target: Server, *, own_job: str 
     return (
         *_about_servers(move, source, target),
         *_about_same_server(move, source, target),
-        *_about_ways_of_volumes(str(volume), source, target),
+        *_about_ways_of_volumes(source, target, "it goes as a backup"),
         *_about_lone(volume, move, seen, source, own_job),
         *_about_pool_of(volume, target),
         *about_place(volume, move, there, target, own_job),

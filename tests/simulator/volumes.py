@@ -7,7 +7,7 @@ cancelled, and from btrfs to btrfs all is sent every time.
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
-from tests.simulator import breakage, migration, records
+from tests.simulator import breakage, daemon, migration, records, volume_backups
 from tests.simulator.http import Json, Refused, Request, Response, answer, begun, created
 from tests.simulator.migration import Expected, Offer
 from tests.simulator.model import Data, Instance, Volume, difference
@@ -47,7 +47,9 @@ def list_volumes(server: "Server", request: Request, name: str) -> Response:
 
 @router.on("POST", _COLLECTION)
 def create_volume(server: "Server", request: Request, name: str) -> Response:
-    """An empty one at once, or one that comes from another server. Raises Refused for a name that is taken."""
+    """An empty one at once, one that comes from another server, or a backup. Raises Refused for a taken name."""
+    if request.headers.get("content-type") == volume_backups.CONTENT:
+        return volume_backups.restore(server, request, name)
     body, pool = request.json, find(server, name)
     known = pool.volumes.get((request.project, str(body.get("name") or "")))
     source: dict[str, Any] = body.get("source") or {}
@@ -256,6 +258,9 @@ class _Expected(Expected):
         self.server.operations.end(self.operation, _TRANSFER + error)
 
     def meet(self, source: "Server", offered: Offer, wire: "Wire | None") -> None:
+        if (source.product, self.server.product) == ("lxd", "incus"):
+            daemon.kill(self.server)  # it reads a size that LXD 5.0.2 does not send, and crashes
+            return
         offered.transfer = _VolumeTransfer(
             server=source,
             instance=offered.instance,

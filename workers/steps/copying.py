@@ -31,6 +31,7 @@ from common.domain.job import Outcome, Pass
 from common.domain.operation import Operation, OperationRef
 from common.domain.plan import Mode, identity_of
 from common.lxd.migration import Offer, Transfer, receive_body, reserve_body
+from workers.steps.carried_volumes import goes_as_backup
 from workers.steps.context import LOOK_AGAIN, Context
 from workers.steps.copies import IS_THERE, find_operation, free_name, kept_copy, remove_copy
 from workers.steps.guard import guard
@@ -333,15 +334,27 @@ def _receive_body(ctx: Context, instance: Instance, transfer: Transfer) -> dict[
         replace(instance, ephemeral=ctx.move.overrides.ephemeral, stateful=False) if ctx.move.is_copy else instance,
         name=ctx.job.copy_name,
         config=_copy_config(ctx, instance),
-        devices={**ctx.wanted_devices(instance), **guard(ctx.move.type)},
+        devices={**_devices_of_copy(ctx, instance), **guard(ctx.move.type)},
         profiles=wanted_profiles(instance, ctx.move),
         source=transfer,
     )
 
 
+def _devices_of_copy(ctx: Context, instance: Instance) -> dict[str, dict[str, str]]:
+    """Those of a moved instance that attach volumes which come as backups are added at its release.
+
+    Such a volume takes the place of another one, which nobody may attach.
+    """
+    wanted = ctx.wanted_devices(instance)
+    if ctx.move.is_copy or not goes_as_backup(ctx):
+        return wanted
+    coming = {(volume.target_pool, volume.target_name) for volume in ctx.move.volumes}
+    return {n: device for n, device in wanted.items() if (device.get("pool"), device.get("source")) not in coming}
+
+
 def _reserve_name(ctx: Context) -> None:
     instance = ctx.source_instance()
-    devices = {**ctx.wanted_devices(instance), **guard(ctx.move.type)}
+    devices = {**_devices_of_copy(ctx, instance), **guard(ctx.move.type)}
     if not any(is_root_disk(device) for device in devices.values()):
         devices["root"] = {"type": "disk", "path": "/", "pool": wanted_pool(instance, ctx.move)}
     body = reserve_body(instance, name=ctx.job.copy_name, config=_copy_config(ctx, instance), devices=devices)
