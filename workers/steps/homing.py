@@ -1,0 +1,89 @@
+"""What was failed over comes home: what the failover has left there makes way for it, and is kept beside it.
+
+It is renamed with its volumes, and nothing else of it changes: it stays stopped, guarded, and whole. Then the instance
+moves as any other. A refresh of what is there would be no cheaper and less safe: the two have no snapshot in common, so
+that LXD sends everything between btrfs pools, and its rsync between others tells files apart by size and second.
+"""
+
+from collections.abc import Callable
+
+from common.domain.errors import IdentityMismatch, NotFound, TransferFailed
+from common.domain.instance import STALE, Instance, is_root_disk
+from common.domain.job import Outcome
+from common.domain.volume import Volume
+from workers.steps.context import Context
+
+#: So much of an instance's name fits with the ending into the 63 characters that it may have; volumes have more room.
+_LONGEST = 40
+
+
+def set_stale_aside(ctx: Context) -> Outcome:
+    """The instance's name is free at home, and those of its volumes; or there is the copy of this job already."""
+    found = ctx.target_instance()
+    if "rename" in ctx.job.evidence or (found is not None and found.marks.get("job") != ctx.job.id):
+        ending = _ending(ctx)
+        waiting = _rename(ctx, found, ctx.move.name, _aside(ctx), lambda name: f"{name.removesuffix(ending)}{ending}")
+        if waiting is not None:
+            return waiting
+    return Outcome.completed()
+
+
+def put_stale_back(ctx: Context) -> Outcome | None:
+    """None when it has its names again, after the copy of this job is gone."""
+    aside, ending = _aside(ctx), _ending(ctx)
+    try:
+        found = ctx.target.instance(aside, project=ctx.move.target_project)
+    except NotFound:
+        if "rename" not in ctx.job.evidence:
+            return None
+        found = None
+    return _rename(ctx, found, aside, ctx.move.name, lambda name: name.removesuffix(ending))
+
+
+def _aside(ctx: Context) -> str:
+    return STALE.format(ctx.move.name[:_LONGEST], ctx.job.id)
+
+
+def _ending(ctx: Context) -> str:
+    return STALE.format("", ctx.job.id)
+
+
+def _rename(ctx: Context, found: Instance | None, name: str, new: str, renamed: Callable[[str], str]) -> Outcome | None:
+    """None when it has the new name. Raises IdentityMismatch for anything but what a failover has left."""
+    if "rename" not in ctx.job.evidence:
+        if found is None:
+            return None
+        if not found.is_stale:
+            raise IdentityMismatch(
+                f"{ctx.move.target}:{name} is not what a failover has left there, stopped and guarded; left alone",
+                hint=f"rename or delete it, then `herder retry {ctx.job.id}`",
+            )
+        for volume in _volumes(ctx, found):
+            if renamed(volume.name) != volume.name:
+                ctx.confirm_fence()
+                ctx.target.rename_volume(volume, renamed(volume.name))
+    ended = ctx.settle(
+        "rename",
+        lambda: ctx.on_target(ctx.target.rename(name, new, project=ctx.move.target_project)),
+        blocked_on=f"{name} on {ctx.move.target} to be renamed to {new}",
+    )
+    if isinstance(ended, Outcome):
+        return ended
+    ctx.forget("rename")
+    if ended is None:
+        return Outcome.again(evidence=ctx.job.evidence)
+    if not ended.succeeded:
+        raise TransferFailed(f"{ctx.move.target}: {name} was not renamed to {new}: {ended.error}")
+    ctx.note(stale_kept=f"{ctx.move.target}:{new}")
+    return None
+
+
+def _volumes(ctx: Context, stale: Instance) -> list[Volume]:
+    """The custom volumes that it alone attaches itself."""
+    places = {
+        (device["pool"], device["source"])
+        for device in stale.own_devices.values()
+        if device.get("type") == "disk" and device.get("pool") and device.get("source") and not is_root_disk(device)
+    }
+    there = ctx.target.volumes(project=ctx.move.target_project)
+    return [each for each in there if (each.pool, each.name) in places and not each.other_users(stale.name)]
