@@ -316,7 +316,7 @@ FAILOVER = Itinerary(
     name="failover",
     steps=(
         *_PREFLIGHT,
-        _step("fence_source", Phase.PREFLIGHT),
+        _step("guard_home", Phase.PREFLIGHT),
         _step("full_pass", Phase.TRANSFER, Slot.TRANSFER),
         _step("verify_copy", Phase.CUTOVER, Slot.CUTOVER),
         _step("take_over", Phase.CUTOVER, Slot.CUTOVER, commit=True),
@@ -367,7 +367,7 @@ UNDO_FAILOVER = Itinerary(
     steps=(
         *GIVE_BACK.steps,
         _step("discard_copy", Phase.UNDO),
-        _step("release_fence", Phase.UNDO),
+        _step("free_home", Phase.UNDO),
         _step("release_source", Phase.UNDO),
     ),
 )

@@ -140,7 +140,7 @@ def one(s1: LabServer, s2: LabServer, killed: Killed, home: Path) -> Killed:  # 
 def test_workers_that_die_at_every_step_of_a_failover_and_of_the_way_home_are_carried_on(
     s1: LabServer, s2: LabServer, one: Killed
 ) -> None:
-    """The instance at home was stopped, so it is guarded first: from then on nothing starts it, and never do two run."""
+    """The instance at home was stopped, so it is guarded first: from then on nothing starts it."""
     world.stop(s1, "web")
     with NeverTwice(s1, s2):
         failover = one.begins(*FAIL_OVER)

@@ -1,6 +1,6 @@
 """A failover: an instance that was made of its backup takes the place of the one at home, which must not run any more.
 
-The instance at home is *fenced* first: it gets the guard while it is stopped, so that neither its server's boot nor a
+The instance at home is guarded first: it gets the guard while it is stopped, so that neither its server's boot nor a
 person starts it. If its server does not answer, nobody can do that. Then the operator has said that nothing runs there,
 and the last step waits for that server: as soon as it answers, what is stale is stopped and guarded, and what it holds
 is kept in a snapshot. Nothing of it is ever removed or overwritten. ``homing`` is the way back.
@@ -38,26 +38,26 @@ _STEADY = timedelta(seconds=30)
 _SOON = timedelta(seconds=2)
 
 
-def fence_source(ctx: Context) -> Outcome:
+def guard_home(ctx: Context) -> Outcome:
     """The instance at home cannot start; or its server does not answer, and the operator said that it is down."""
     order = ctx.move.takes_place_of
     try:
         stale = _stale(ctx)
     except ServerUnreachable as silent:
-        if not (order.source_is_down or ctx.job.facts.get("fenced")):
+        if not (order.source_is_down or ctx.job.facts.get("is_guarded")):
             raise
         event(log, "failover.unseen", job=ctx.job.id, home=str(order), said="source-is-down", reason=silent.message)
         return Outcome.completed()
     if stale is not None:
-        _fence(ctx, stale)
-    return Outcome.completed(fenced=True)
+        _guard_stopped(ctx, stale)
+    return Outcome.completed(is_guarded=True)
 
 
-def _fence(ctx: Context, stale: Instance) -> None:
+def _guard_stopped(ctx: Context, stale: Instance) -> None:
     """Raises PreflightRefused if it runs: then this is no case for a failover."""
     order = ctx.move.takes_place_of
     _check_whose(ctx, stale)
-    if not _is_fenced(ctx, stale):
+    if not _is_guarded(ctx, stale):
         if stale.is_stale:
             ctx.note(was_stale=True)
         if stale.is_stopped:
@@ -88,7 +88,7 @@ def _check_whose(ctx: Context, stale: Instance) -> None:
     )
 
 
-def _is_fenced(ctx: Context, stale: Instance) -> bool:
+def _is_guarded(ctx: Context, stale: Instance) -> bool:
     return stale.is_stale and stale.marks.get("job") == ctx.job.id
 
 
@@ -108,7 +108,7 @@ def take_over(ctx: Context) -> Outcome:
     if is_released(ctx, ctx.target_instance()):
         return Outcome.completed()
     if "release" not in ctx.job.evidence:
-        ctx.note(**fence_source(ctx).facts)
+        ctx.note(**guard_home(ctx).facts)
     return release_copy(ctx)
 
 
@@ -143,14 +143,14 @@ def _made(ctx: Context) -> Instance:
 
 def guard_stale(ctx: Context) -> Outcome:
     """What is at home is stopped and guarded, and kept in a snapshot. Its server is waited for, however long."""
-    if ctx.job.facts.get("fenced"):
+    if ctx.job.facts.get("is_guarded"):
         return Outcome.completed()
     stale = _stale(ctx)
     if stale is None:
-        return Outcome.completed(fenced=True)
+        return Outcome.completed(is_guarded=True)
     _check_whose(ctx, stale)
     waiting = _stop(ctx, stale) or _guard(ctx) or _keep(ctx) or _stay(ctx)
-    return waiting or Outcome.completed(fenced=True)
+    return waiting or Outcome.completed(is_guarded=True)
 
 
 def _stop(ctx: Context, stale: Instance) -> Outcome | None:
@@ -185,7 +185,7 @@ def _stop(ctx: Context, stale: Instance) -> Outcome | None:
 def _guard(ctx: Context) -> Outcome | None:
     """None when it is guarded, and still stopped."""
     stale = _stale(ctx)
-    if stale is not None and not _is_fenced(ctx, stale):
+    if stale is not None and not _is_guarded(ctx, stale):
         _change(ctx, stale, config=_marks(ctx, stale), devices=guard(stale.type))
         stale = _stale(ctx)
     if stale is not None and not stale.is_stopped:
@@ -240,17 +240,17 @@ def _stay(ctx: Context) -> Outcome | None:
     )
 
 
-def release_fence(ctx: Context) -> Outcome:
+def free_home(ctx: Context) -> Outcome:
     """On the way back: what is at home is free to start again, as it was, now that nothing was made of its backup."""
     if ctx.job.facts.get("was_stale"):
         return Outcome.completed()  # it was guarded before this failover, and stays so
     try:
         stale = _stale(ctx)
     except ServerUnreachable:
-        if ctx.job.facts.get("fenced"):
+        if ctx.job.facts.get("is_guarded"):
             raise
         return Outcome.completed()
-    if "unfence" not in ctx.job.evidence and (stale is None or not _is_fenced(ctx, stale)):
+    if "free" not in ctx.job.evidence and (stale is None or not _is_guarded(ctx, stale)):
         return Outcome.completed()
     order = ctx.move.takes_place_of
 
@@ -260,12 +260,12 @@ def release_fence(ctx: Context) -> Outcome:
         return _ref(ctx, _home(ctx).replace(stale, config=config, devices=unguarded(stale)))
 
     try:
-        ended = ctx.settle("unfence", put, blocked_on=f"the guard to leave {order}")
+        ended = ctx.settle("free", put, blocked_on=f"the guard to leave {order}")
     except PreconditionFailed as error:
         raise TransferFailed(f"{order} changed meanwhile: {error}") from error
     if isinstance(ended, Outcome):
         return ended
-    ctx.forget("unfence")
+    ctx.forget("free")
     if ended is not None and not ended.succeeded:
         raise TransferFailed(f"{order} keeps its guard: {ended.error}")
     return Outcome.again()
