@@ -62,17 +62,18 @@ def as_failover(plan: Plan, chosen: Sequence[Chosen], seen: Seen) -> Plan:
     """The plan, whose moves know whose place they take; those that may run elsewhere are refused by name."""
     by_name = {each.generation.name: each for each in chosen}
     moves: list[Move] = []
-    refusals = [replace(each, instance=by_name[each.instance].generation.instance) for each in plan.refusals]
-    for move in plan.moves:
-        one = by_name[move.instance]
-        order = order_for(one, seen)
-        findings = tuple(_in_the_way(one, order, move, seen))
+    refusals: list[Refusal] = []
+    others = {each.instance: each.findings for each in plan.refusals}
+    planned = {move.instance: move for move in plan.moves}
+    (target,) = plan.request.targets
+    for name in (*planned, *others):
+        order = order_for(by_name[name], seen)
+        findings = tuple(_in_the_way(by_name[name], order, target, seen)) or others.get(name, ())
         if findings:
-            refusals.append(
-                Refusal(instance=order.instance, source=order.remote, project=order.project, findings=findings)
-            )
+            refused = Refusal(instance=order.instance, source=order.remote, project=order.project, findings=findings)
+            refusals.append(refused)
         else:
-            moves.append(replace(move, failover=order))
+            moves.append(replace(planned[name], failover=order))
     down = sorted({str(move.failover) for move in moves if move.failover and move.failover.source_is_down})
     said = [f"you say that the server of {', '.join(down)} is down; they are guarded as soon as it answers"]
     warnings = (*plan.warnings, *(said if down else ()))
@@ -92,16 +93,15 @@ def order_for(chosen: Chosen, seen: Seen) -> FailoverOrder:
     )
 
 
-def _in_the_way(chosen: Chosen, order: FailoverOrder, move: Move, seen: Seen) -> Iterator[Finding]:
+def _in_the_way(chosen: Chosen, order: FailoverOrder, target: str, seen: Seen) -> Iterator[Finding]:
     """Wherever the instance may run."""
-    here = f"{move.target}:{move.name}"
     there = (i for i in seen.get(order.remote, ()) if (i.project, i.name) == (order.project, order.instance))
     for instance in there:
         if not instance.is_stopped:
             yield Finding(
                 code="runs",
                 message=f"it is {instance.status} on {order.remote}",
-                hint=f"`herder move {order} {move.target}:` moves it with all that it has; or stop it",
+                hint=f"`herder move {order} {target}:` moves it with all that it has; or stop it",
             )
     for remote, instances in seen.items():
         for instance in instances:
@@ -111,7 +111,7 @@ def _in_the_way(chosen: Chosen, order: FailoverOrder, move: Move, seen: Seen) ->
             took_place = instance.config.get(FAILED_OVER) == order.source
             if (same or took_place) and not (instance.is_guarded or instance.is_backup):
                 where = f"{remote}:{instance.name}"
-                way = f"delete {where} first, if it is lost" if where != here else f"`herder backup home {where}`"
+                way = f"`herder backup home {where}`" if took_place else f"delete {where} first, if it is lost"
                 yield Finding(code="elsewhere", message=f"{where} is this instance now, {instance.status}", hint=way)
 
 

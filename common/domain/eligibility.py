@@ -364,7 +364,7 @@ def _about_copying(instance: Instance, move: Move, source: Server) -> Iterator[F
             hint="--allow-inconsistent lets it go on, and may copy files that belong to different moments",
             is_refusal=False,
         )
-    has_its_own = move.is_refresh or move.failover
+    has_its_own = move.is_refresh or move.method is Method.FAILOVER
     for name, device in ({} if has_its_own else wanted_devices(instance, move)).items():
         inherits = name not in move.overrides.devices
         if inherits and device.get("type") == "nic" and "hwaddr" in device:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 
 import pytest
 import redis
@@ -205,6 +206,10 @@ def test_a_worker_that_dies_anywhere_in_a_failover_or_on_the_way_home_harms_noth
         there_and_back(pool, over=over, back=back)
 
 
+def _cancel(world: World) -> None:
+    control.cancel("p1", world.store)
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("part", range(6))
 def test_a_failover_that_is_cancelled_anywhere_leaves_one_side_free(
@@ -222,7 +227,7 @@ def test_a_failover_that_is_cancelled_anywhere_leaves_one_side_free(
             ) -> None:
                 left[0] -= 1
                 if left[0] == 0:
-                    world.later(0.0, lambda: control.cancel("p1", world.store))
+                    world.later(0.0, partial(_cancel, world))
                     world.kill(worker, back_in=1.0)
 
             world.at_points.append(at_point)

@@ -33,9 +33,9 @@ from workers.steps.marks import mark, restored, uuid_of_copy, wanted
 
 log = logging.getLogger("herder.failover")
 
-#: How long what was guarded must stay stopped: its server may have read, before that, that it is to start it at boot.
-_STEADY = timedelta(seconds=30)
-_SOON = timedelta(seconds=2)
+#: How long what was guarded must stay stopped: a start may have been accepted before.
+_STEADY = timedelta(seconds=5)
+_SOON = timedelta(seconds=1)
 
 
 def guard_home(ctx: Context) -> Outcome:
@@ -186,7 +186,13 @@ def _guard(ctx: Context) -> Outcome | None:
     """None when it is guarded, and still stopped."""
     stale = _stale(ctx)
     if stale is not None and not _is_guarded(ctx, stale):
-        _change(ctx, stale, config=_marks(ctx, stale), devices=guard(stale.type))
+        try:
+            _change(ctx, stale, config=_marks(ctx, stale), devices=guard(stale.type))
+        except ServerRefused:
+            # A server that boots answers, but keeps changes waiting until it has started what it starts.
+            now = _stale(ctx)
+            if now is None or now.is_stopped:
+                raise
         stale = _stale(ctx)
     if stale is not None and not stale.is_stopped:
         return Outcome.again(evidence=ctx.job.evidence)
@@ -234,7 +240,7 @@ def _stay(ctx: Context) -> Outcome | None:
     if left <= timedelta(0):
         return None
     return Outcome.wait(
-        f"{ctx.move.takes_place_of} to stay stopped while its server starts what starts at boot",
+        f"{ctx.move.takes_place_of} to stay stopped",
         retry_in=min(_SOON, left),
         evidence={**ctx.job.evidence, "steady_since": since},
     )
