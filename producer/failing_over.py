@@ -12,7 +12,7 @@ from typing import NamedTuple
 from common.config import Settings
 from common.domain.errors import HerderError, InputError, ServerUnreachable
 from common.domain.failover import FailoverOrder
-from common.domain.instance import FAILED_OVER, Instance
+from common.domain.instance import FAILED_OVER, FAILED_OVER_BY, Instance
 from common.domain.itinerary import GUARD_STALE
 from common.domain.plan import Finding, Limits, Move, Overrides, Own, Plan, Policy, Refusal, Request, Selection
 from common.lxd.connect import connect
@@ -88,6 +88,7 @@ def order_for(chosen: Chosen, seen: Seen) -> FailoverOrder:
         remote=remote,
         project=project,
         instance=instance,
+        identity=chosen.definition.get("identity", ""),
         source_is_down=remote not in seen,
         starts=bool(chosen.definition.get("ran", True)),
     )
@@ -146,7 +147,7 @@ def requests_home(
             target_project=way.home_project,
             policy=policy,
             limits=limits,
-            overrides=replace(overrides, config={**overrides.config, FAILED_OVER: ""}),
+            overrides=replace(overrides, config={**overrides.config, FAILED_OVER: "", FAILED_OVER_BY: ""}),
             each={instance.name: Own(name=name) for instance, name in group},
             goes_home=True,
         )

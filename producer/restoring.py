@@ -182,8 +182,9 @@ def _as_the_same(definition: Mapping[str, Any], wanted: Wanted, source: str) -> 
     """To its guest it is the machine that it was, and cloud-init does not set it up anew."""
     if not wanted.takes_place:
         return {}
-    known = definition["config"].get(INSTANCE_ID)
-    return {FAILED_OVER: source, **({INSTANCE_ID_MARK: known} if known else {})}
+    was = definition["config"]
+    known = {"volatile.uuid": was.get("volatile.uuid"), INSTANCE_ID_MARK: was.get(INSTANCE_ID)}
+    return {FAILED_OVER: source, **{key: value for key, value in known.items() if value}}
 
 
 def _attaching(device: dict[str, str], renamed: Mapping[tuple[str, str], str]) -> dict[str, str]:

@@ -337,7 +337,7 @@ def _about_machine(instance: Instance, move: Move, source: Server, target: Serve
             "it is a virtual machine, which does not move warm",
             "leave `--method` out: it moves stateful or cold, whichever is possible",
         )
-    method = Method.COLD if move.method in (Method.WARM, Method.COPY) else move.method
+    method = Method.COLD if move.method in (Method.WARM, Method.COPY, Method.FAILOVER) else move.method
     yield from obstacles(machine_case(instance, move, source, target), method)
 
 

@@ -9,13 +9,14 @@ from common.domain.generation import origin
 class FailoverOrder:
     """The *stale* instance, which must not run any more, on the server at home.
 
-    ``source_is_down``: that server did not answer, and the operator has said that nothing runs there. ``starts``:
-    whether the instance ran when it was backed up.
+    ``identity`` tells it from another one of its name. ``source_is_down``: that server did not answer, and the operator
+    has said that nothing runs there. ``starts``: whether the instance ran when it was backed up.
     """
 
     remote: str
     project: str
     instance: str
+    identity: str = ""
     source_is_down: bool = False
     starts: bool = True
 

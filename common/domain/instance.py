@@ -29,6 +29,8 @@ REFRESHED_BY, PUT_BACK = "user.herder-refreshed-by", "user.herder-put-back"
 HOME = "user.herder-evacuated-from"
 #: On an instance that was started from its backup: ``REMOTE:PROJECT/INSTANCE``, where its home is.
 FAILED_OVER = "user.herder-failed-over-from"
+#: On the same: the job that did it.
+FAILED_OVER_BY = "user.herder-failed-over-by"
 #: The role of what a failover has left at home, stopped and guarded; and its name once the instance is home again.
 STALE_ROLE, STALE = "stale", "{}-stale-{}"
 #: By which cloud-init knows the machine, and the mark that remembers it: servers give a copy another one.

@@ -24,12 +24,13 @@ from common.domain.failover import FailoverOrder
 from common.domain.instance import STALE_ROLE, Devices, Instance
 from common.domain.job import Outcome
 from common.domain.operation import OperationRef
+from common.domain.plan import identity_of
 from common.logs import event
 from common.lxd.client import LxdClient
 from workers.steps.context import Context
 from workers.steps.guard import guard, is_released, unguarded
 from workers.steps.independence import release_copy
-from workers.steps.marks import mark, restored, uuid_of_copy, wanted
+from workers.steps.marks import mark, restored, wanted
 
 log = logging.getLogger("herder.failover")
 
@@ -74,6 +75,12 @@ def _guard_stopped(ctx: Context, stale: Instance) -> None:
 def _check_whose(ctx: Context, stale: Instance) -> None:
     """Raises IdentityMismatch for what another job has, or has moved away: then the instance is somewhere else."""
     holder, order = stale.marks.get("job", ""), ctx.move.takes_place_of
+    if order.identity and identity_of(stale) != order.identity:
+        raise IdentityMismatch(
+            f"{order} is another instance than the one that was backed up, and is left alone",
+            hint=f"rename it; or stop and delete it, if it must not run beside {ctx.move.target}:{ctx.move.name}; then "
+            f"`herder retry {ctx.job.id}`",
+        )
     where = stale.marks.get("target", "another server")
     if holder in ("", ctx.job.id) or (stale.is_stale and where == f"{ctx.move.target}:{ctx.move.name}"):
         return
@@ -133,7 +140,7 @@ def start_failover(ctx: Context) -> Outcome:
 def _made(ctx: Context) -> Instance:
     """What took over. Raises PermanentError."""
     found = ctx.target_instance()
-    if found is None or found.config.get("volatile.uuid") != uuid_of_copy(ctx.job):
+    if found is None or not is_released(ctx, found):
         raise PermanentError(
             f"{ctx.move.target}:{ctx.move.name} has vanished after it took over from {ctx.move.takes_place_of}",
             hint=f"its backup {ctx.move.source}:{ctx.move.instance} is as it was",

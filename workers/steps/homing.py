@@ -5,21 +5,29 @@ moves as any other. A refresh of what is there would be no cheaper and less safe
 that LXD sends everything between btrfs pools, and its rsync between others tells files apart by size and second.
 """
 
+import json
 from collections.abc import Callable
 
 from common.domain.errors import IdentityMismatch, NotFound, TransferFailed
-from common.domain.instance import STALE, Instance, is_root_disk
+from common.domain.instance import STALE, Config, Devices, Instance, is_root_disk
 from common.domain.job import Outcome
 from common.domain.volume import Volume
 from workers.steps.context import Context
+from workers.steps.marks import mark
 
 #: So much of an instance's name fits with the ending into the 63 characters that it may have; volumes have more room.
 _LONGEST = 40
+#: On what was set aside: its cards with fixed addresses, as they were.
+_CARDS = mark("cards")
 
 
 def set_stale_aside(ctx: Context) -> Outcome:
     """The instance's name is free at home, and those of its volumes; or there is the copy of this job already."""
     found = ctx.target_instance()
+    if found is not None and found.is_stale:
+        masked = _mask(ctx, found)
+        if masked is not None:
+            return masked
     if "rename" in ctx.job.evidence or (found is not None and found.marks.get("job") != ctx.job.id):
         ending = _ending(ctx)
         waiting = _rename(ctx, found, ctx.move.name, _aside(ctx), lambda name: f"{name.removesuffix(ending)}{ending}")
@@ -37,7 +45,43 @@ def put_stale_back(ctx: Context) -> Outcome | None:
         if "rename" not in ctx.job.evidence:
             return None
         found = None
-    return _rename(ctx, found, aside, ctx.move.name, lambda name: name.removesuffix(ending))
+    unmasked = _unmask(ctx, found) if found is not None else None
+    return unmasked or _rename(ctx, found, aside, ctx.move.name, lambda name: name.removesuffix(ending))
+
+
+def _mask(ctx: Context, stale: Instance) -> Outcome | None:
+    """None when no card of it has a fixed address: no other instance with that would start, though this one cannot."""
+    fixed = [name for name, device in stale.expanded_devices.items() if device.get("type") == "nic"]
+    fixed = [name for name in fixed if "hwaddr" in stale.expanded_devices[name]]
+    if not fixed and "mask" not in ctx.job.evidence:
+        return None
+    were = {name: dict(stale.devices[name]) if name in stale.devices else None for name in fixed}
+    config = {**stale.config, _CARDS: json.dumps(were)}
+    return _change(ctx, stale, config, {**stale.devices, **{name: {"type": "none"} for name in fixed}})
+
+
+def _unmask(ctx: Context, stale: Instance) -> Outcome | None:
+    """None when it has its cards as they were."""
+    if _CARDS not in stale.config and "mask" not in ctx.job.evidence:
+        return None
+    were = json.loads(stale.config.get(_CARDS, "{}"))
+    devices = {name: device for name, device in stale.devices.items() if name not in were}
+    config = {key: value for key, value in stale.config.items() if key != _CARDS}
+    return _change(ctx, stale, config, {**devices, **{name: device for name, device in were.items() if device}})
+
+
+def _change(ctx: Context, stale: Instance, config: Config, devices: Devices) -> Outcome:
+    ended = ctx.settle(
+        "mask",
+        lambda: ctx.on_target(ctx.target.replace(stale, config=config, devices=devices)),
+        blocked_on=f"a change of {ctx.move.target}:{stale.name}",
+    )
+    if isinstance(ended, Outcome):
+        return ended
+    ctx.forget("mask")
+    if ended is not None and not ended.succeeded:
+        raise TransferFailed(f"{ctx.move.target}: change of {stale.name}: {ended.error}")
+    return Outcome.again(evidence=ctx.job.evidence)
 
 
 def _aside(ctx: Context) -> str:
