@@ -75,8 +75,7 @@ def test_what_is_lost_runs_from_its_backup_and_comes_home_with_what_both_sides_w
         assert world.tree(world.volume_folder(s2, volume)) == nights.was[volume, 0]
     world.write(s2, "web2", "/srv/on-s2", "written on s2")
     (world.volume_folder(s2, "web2-v1") / "on-s2").write_text("written on s2")
-    job = herder.wait_for("the watch", failover, step="guard_stale")
-    host.wait_until("the watch to be told", lambda: _says(herder, job.id, "to guard web2 there"), seconds=60)
+    host.wait_until("the watch to be told", lambda: all(_is_watched(herder, name) for name in nights.names), seconds=60)
 
     s1.start()
     (report,) = failover.wait().ended(DONE).json
@@ -94,8 +93,8 @@ def test_what_is_lost_runs_from_its_backup_and_comes_home_with_what_both_sides_w
     _comes_home(nights, s1, s2, at_home)
 
 
-def _says(herder: Herder, job: str, told: str) -> bool:
-    return any(told in each.blocked_on for each in herder.jobs() if each.id == job)
+def _is_watched(herder: Herder, name: str) -> bool:
+    return any(f"to guard {name} there" in job.blocked_on for job in herder.jobs())
 
 
 def _comes_home(nights: Nights, s1: LabServer, s2: LabServer, at_home: dict[str, Tree]) -> None:

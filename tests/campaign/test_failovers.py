@@ -34,6 +34,7 @@ STOPPED = Machine(
     autostart="true", method=Method.BACKUP, retire=Retire.STOP, after_grace=AfterGrace.FORCE, volumes=1,
 )  # fmt: skip
 RUNNING = replace(STOPPED, runs=True)
+FIXED = {"type": "nic", "nictype": "bridged", "parent": "br0", "hwaddr": "00:16:3e:00:00:09"}
 AT_HOME, AWAY = "s1", "s2"
 _OUTAGE = 40.0
 
@@ -47,6 +48,7 @@ def staged(pool: redis.ConnectionPool, machine: Machine) -> Iterator[World]:
         with virtual_waits(world):
             try:
                 build(world, Scenario(1, servers, (machine,), (timedelta(0),), Limits()))
+                instance(world, AT_HOME).devices["eth9"] = dict(FIXED)
                 world.hire("w1")
                 yield world
             finally:
@@ -155,6 +157,7 @@ def check_home(world: World, lost: str, job: str) -> None:
     assert stale.data
     assert (stale.is_alive, stale.data.token) == (False, lost)
     assert stale.devices["c1-0"]["source"] == f"c1-0-stale-{job}"
+    assert stale.devices["eth9"] == {"type": "none"}
     assert home.devices["c1-0"]["source"] == "c1-0"
     assert FAILED_OVER not in home.config
     assert [key for key in home.config if key.startswith("user.herder.")] == []
@@ -206,8 +209,43 @@ def test_a_worker_that_dies_anywhere_in_a_failover_or_on_the_way_home_harms_noth
         there_and_back(pool, over=over, back=back)
 
 
-def _cancel(world: World) -> None:
-    control.cancel("p1", world.store)
+def cancelling(point: int, plan: Plan) -> Callable[[World], None]:
+    """A person cancels at the request of this number, and the worker dies in the same moment."""
+
+    def ask(world: World) -> None:
+        control.cancel(plan.id, world.store)
+
+    def arrange(world: World) -> None:
+        left = [point]
+
+        def at_point(worker: Worker, _what: str, _is_write: bool) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                world.at_points.clear()
+                world.later(0.0, partial(ask, world))
+                world.kill(worker, back_in=1.0)
+
+        world.at_points.append(at_point)
+
+    return arrange
+
+
+def cancelled(world: World, plan: Plan, point: int) -> bool:
+    """Whether it was; if not, it is done."""
+    cancelling(point, plan)(world)
+    submit(plan, world.store)
+    world.run_until_rest()
+    world.settle(60)
+    (job,) = (job for job in world.jobs() if job.plan == plan.id)
+    assert job.state in (State.CANCELLED, State.DONE), "\n".join([str(job.error), *story(world)])
+    return job.state is State.CANCELLED
+
+
+def owned(world: World, server: str) -> dict[str, object]:
+    """What is on a server: instances with config and devices, and who has which volume."""
+    there = world.fleet.servers[server]
+    found: dict[str, object] = {n: (dict(each.config), dict(each.devices)) for (_, n), each in there.instances.items()}
+    return found | {f"volume {name}": "" for _, name in there.pools["default"].volumes}
 
 
 @pytest.mark.exhaustive
@@ -218,34 +256,33 @@ def test_a_failover_that_is_cancelled_anywhere_leaves_one_side_free(
     """Cancelled, home is as it was and nothing is on s2; past the commit point it has ended as if nobody had asked."""
     for point in range(part, known[0], 6):
         with staged(pool, STOPPED) as world:
-            was = (dict(instance(world, AT_HOME).config), set(instance(world, AT_HOME).devices))
-            there = set(world.fleet.servers[AWAY].instances)
-            left = [point]
-
-            def at_point(
-                worker: Worker, _what: str, _is_write: bool, world: World = world, left: list[int] = left
-            ) -> None:
-                left[0] -= 1
-                if left[0] == 0:
-                    world.later(0.0, partial(_cancel, world))
-                    world.kill(worker, back_in=1.0)
-
-            world.at_points.append(at_point)
-            submit(fail_over(world), world.store)
-            world.run_until_rest()
-            world.settle(60)
-            (job,) = world.jobs()
-            stale = instance(world, AT_HOME)
-            if job.state is State.CANCELLED:
-                assert (dict(stale.config), set(stale.devices)) == was, story(world)
-                assert set(world.fleet.servers[AWAY].instances) == there
-                assert [
-                    v.name for v in world.fleet.servers[AWAY].pools["default"].volumes.values() if v.name == "c1-0"
-                ] == []
+            data, was = instance(world, AT_HOME).data, [owned(world, server) for server in (AT_HOME, AWAY)]
+            assert data
+            if cancelled(world, fail_over(world), point):
+                assert [owned(world, server) for server in (AT_HOME, AWAY)] == was, story(world)
             else:
-                assert job.state is State.DONE, story(world)
-                assert "herder-guard" in stale.devices
-                assert instance(world, AWAY).is_alive
+                check_failed_over(world, data.token)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("part", range(6))
+def test_a_way_home_that_is_cancelled_anywhere_gives_everybody_his_name_back(
+    pool: redis.ConnectionPool, known: tuple[int, int], part: int
+) -> None:
+    """Cancelled, the instance runs on, and what the failover left at home is what it was and is called as it was."""
+    for point in range(part, known[1], 6):
+        with staged(pool, STOPPED) as world:
+            data = instance(world, AT_HOME).data
+            assert data
+            carried_out(world, fail_over(world))
+            was = owned(world, AT_HOME)
+            plan = go_home(world)
+            if cancelled(world, plan, point):
+                assert owned(world, AT_HOME) == was, story(world)
+                check_failed_over(world, data.token)
+            else:
+                check_home(world, data.token, plan.job_id(0))
+            check_never_two(world)
 
 
 def test_what_comes_back_and_runs_is_stopped_guarded_and_kept(pool: redis.ConnectionPool) -> None:

@@ -9,11 +9,11 @@ import json
 from collections.abc import Callable
 
 from common.domain.errors import IdentityMismatch, NotFound, TransferFailed
-from common.domain.instance import STALE, Config, Devices, Instance, is_root_disk
+from common.domain.instance import INSTANCE_ID, INSTANCE_ID_MARK, STALE, Config, Devices, Instance, is_root_disk
 from common.domain.job import Outcome
 from common.domain.volume import Volume
 from workers.steps.context import Context
-from workers.steps.marks import mark
+from workers.steps.marks import mark, remembered_id
 
 #: So much of an instance's name fits with the ending into the 63 characters that it may have; volumes have more room.
 _LONGEST = 40
@@ -23,13 +23,10 @@ _CARDS = mark("cards")
 
 def set_stale_aside(ctx: Context) -> Outcome:
     """The instance's name is free at home, and those of its volumes; or there is the copy of this job already."""
-    found = ctx.target_instance()
-    if found is not None and found.is_stale:
-        masked = _mask(ctx, found)
-        if masked is not None:
-            return masked
+    found, ending = ctx.target_instance(), _ending(ctx)
+    if found is not None and found.is_stale and ("mask" in ctx.job.evidence or _CARDS not in found.config):
+        return _mask(ctx, found)
     if "rename" in ctx.job.evidence or (found is not None and found.marks.get("job") != ctx.job.id):
-        ending = _ending(ctx)
         waiting = _rename(ctx, found, ctx.move.name, _aside(ctx), lambda name: f"{name.removesuffix(ending)}{ending}")
         if waiting is not None:
             return waiting
@@ -37,36 +34,42 @@ def set_stale_aside(ctx: Context) -> Outcome:
 
 
 def put_stale_back(ctx: Context) -> Outcome | None:
-    """None when it has its names again, after the copy of this job is gone."""
+    """None when it is what it was, after the copy of this job is gone."""
     aside, ending = _aside(ctx), _ending(ctx)
     try:
-        found = ctx.target.instance(aside, project=ctx.move.target_project)
+        found: Instance | None = ctx.target.instance(aside, project=ctx.move.target_project)
     except NotFound:
-        if "rename" not in ctx.job.evidence:
-            return None
         found = None
-    unmasked = _unmask(ctx, found) if found is not None else None
-    return unmasked or _rename(ctx, found, aside, ctx.move.name, lambda name: name.removesuffix(ending))
+    if found is not None or "rename" in ctx.job.evidence:
+        waiting = _rename(ctx, found, aside, ctx.move.name, lambda name: name.removesuffix(ending))
+        if waiting is not None:
+            return waiting
+    stale = ctx.target_instance()
+    if stale is not None and stale.is_stale:
+        _rename_volumes(ctx, stale, lambda name: name.removesuffix(ending))  # its own turn may not have come
+    if stale is not None and stale.is_stale and ("mask" in ctx.job.evidence or _CARDS in stale.config):
+        return _unmask(ctx, stale)
+    return None
 
 
-def _mask(ctx: Context, stale: Instance) -> Outcome | None:
-    """None when no card of it has a fixed address: no other instance with that would start, though this one cannot."""
-    fixed = [name for name, device in stale.expanded_devices.items() if device.get("type") == "nic"]
-    fixed = [name for name in fixed if "hwaddr" in stale.expanded_devices[name]]
-    if not fixed and "mask" not in ctx.job.evidence:
-        return None
+def _mask(ctx: Context, stale: Instance) -> Outcome:
+    """No other instance with a fixed address starts while a card of this one has it, although this one cannot start.
+
+    What is changed is remembered in its marks, with the id for cloud-init, which a new name changes.
+    """
+    cards = {name: device for name, device in stale.expanded_devices.items() if device.get("type") == "nic"}
+    fixed = [name for name, device in cards.items() if "hwaddr" in device]
     were = {name: dict(stale.devices[name]) if name in stale.devices else None for name in fixed}
-    config = {**stale.config, _CARDS: json.dumps(were)}
+    config = {**stale.config, **remembered_id(stale), _CARDS: json.dumps(were)}
     return _change(ctx, stale, config, {**stale.devices, **{name: {"type": "none"} for name in fixed}})
 
 
-def _unmask(ctx: Context, stale: Instance) -> Outcome | None:
-    """None when it has its cards as they were."""
-    if _CARDS not in stale.config and "mask" not in ctx.job.evidence:
-        return None
+def _unmask(ctx: Context, stale: Instance) -> Outcome:
     were = json.loads(stale.config.get(_CARDS, "{}"))
     devices = {name: device for name, device in stale.devices.items() if name not in were}
-    config = {key: value for key, value in stale.config.items() if key != _CARDS}
+    config = {key: value for key, value in stale.config.items() if key not in (_CARDS, INSTANCE_ID_MARK)}
+    if INSTANCE_ID_MARK in stale.config:
+        config[INSTANCE_ID] = stale.config[INSTANCE_ID_MARK]
     return _change(ctx, stale, config, {**devices, **{name: device for name, device in were.items() if device}})
 
 
@@ -102,10 +105,7 @@ def _rename(ctx: Context, found: Instance | None, name: str, new: str, renamed: 
                 f"{ctx.move.target}:{name} is not what a failover has left there, stopped and guarded; left alone",
                 hint=f"rename or delete it, then `herder retry {ctx.job.id}`",
             )
-        for volume in _volumes(ctx, found):
-            if renamed(volume.name) != volume.name:
-                ctx.confirm_fence()
-                ctx.target.rename_volume(volume, renamed(volume.name))
+        _rename_volumes(ctx, found, renamed)
     ended = ctx.settle(
         "rename",
         lambda: ctx.on_target(ctx.target.rename(name, new, project=ctx.move.target_project)),
@@ -120,6 +120,13 @@ def _rename(ctx: Context, found: Instance | None, name: str, new: str, renamed: 
         raise TransferFailed(f"{ctx.move.target}: {name} was not renamed to {new}: {ended.error}")
     ctx.note(stale_kept=f"{ctx.move.target}:{new}")
     return None
+
+
+def _rename_volumes(ctx: Context, stale: Instance, renamed: Callable[[str], str]) -> None:
+    for volume in _volumes(ctx, stale):
+        if renamed(volume.name) != volume.name:
+            ctx.confirm_fence()
+            ctx.target.rename_volume(volume, renamed(volume.name))
 
 
 def _volumes(ctx: Context, stale: Instance) -> list[Volume]:
