@@ -11,7 +11,7 @@ from common.domain.plan import Method
 from tests.acceptance import world
 from tests.acceptance.killed import Killed, around
 from tests.acceptance.nights import Nights
-from tests.acceptance.story import DONE, INPUT, NOT_ALL, UNREACHABLE, Herder
+from tests.acceptance.story import DONE, FOUND, INPUT, NOT_ALL, UNREACHABLE, Herder
 from tests.acceptance.watcher import NeverTwice
 from tests.acceptance.world import Tree, Wish
 from tests.lab import LabServer, host
@@ -122,7 +122,10 @@ def _comes_home(nights: Nights, s1: LabServer, s2: LabServer, at_home: dict[str,
             and each["config"]["user.herder-backup-of"] == f"s1:default/{name}"
         ]
         assert files(s2, record["name"]) == nights.was[name, 1]
-    nights.herder.run("janitor", "--json")
+    found = nights.herder.run("janitor", "s1:", "s2:", "--json").ended(FOUND).json["found"]
+    held = {each["subject"]: each["held"] for each in found}
+    assert "a failover has kept it" in held[f"web2-stale-{jobs['web2']['job']}"]
+    assert held[f"web1-stale-{jobs['web1']['job']}"]
 
 
 @pytest.fixture
@@ -136,20 +139,21 @@ def one(s1: LabServer, s2: LabServer, killed: Killed, home: Path) -> Killed:  # 
 
 
 @pytest.mark.exhaustive
+@pytest.mark.parametrize("moment", ["before", "after"])
 def test_workers_that_die_at_every_step_of_a_failover_and_of_the_way_home_are_carried_on(
-    s1: LabServer, s2: LabServer, one: Killed
+    s1: LabServer, s2: LabServer, one: Killed, moment: str
 ) -> None:
     """The instance at home was stopped, so it is guarded first: from then on nothing starts it."""
     world.stop(s1, "web")
     with NeverTwice(s1, s2):
         failover = one.begins(*FAIL_OVER)
-        one.strike(*around(FAILOVER))
+        one.strike(*((moment, step.name) for step in FAILOVER.steps))
         one.ends(failover, DONE)
         assert (world.status(s2, "web"), data(s2)) == ("Running", "of the night")
         world.assert_cannot_start(s1, "web")
         world.write(s2, "web", "/root/data", "of s2")
         homing = one.begins(*GO_HOME)
-        one.strike(*around(HOME[Method.WARM, False]))
+        one.strike(*((moment, step.name) for step in HOME[Method.WARM, False].steps))
         (report,) = one.ends(homing, DONE)
     assert (world.status(s1, "web"), data(s1), data(s2)) == ("Running", "of s2", "of s2")
     assert data(s1, f"web-stale-{report['jobs'][0]['job']}") == "of the day"
