@@ -4,7 +4,7 @@ A failover is a restore beside the generation that takes the place of its source
 else that instance may run. Called by ``herder backup failover`` and ``home``.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import NamedTuple
@@ -24,8 +24,8 @@ from producer.restoring import Chosen
 Seen = Mapping[str, Sequence[Instance]]
 
 
-def look_everywhere(remotes: Remotes, settings: Settings) -> Seen:
-    """All instances of all remotes, but of those that do not answer or do not trust us."""
+def look_everywhere(remotes: Remotes, settings: Settings, *, homes: Collection[str]) -> Seen:
+    """All instances of all remotes, but of those that do not answer. Raises what those at home answer but instances."""
 
     def look(name: str) -> tuple[Instance, ...] | None:
         client = connect(
@@ -33,7 +33,11 @@ def look_everywhere(remotes: Remotes, settings: Settings) -> Seen:
         )
         try:
             return client.instances(None)
+        except ServerUnreachable:
+            return None
         except HerderError:
+            if name in homes:
+                raise
             return None
 
     names = [remote.name for remote in remotes]

@@ -269,7 +269,7 @@ def failover(
     homes = {each.source.partition(":")[0] for each in picked}
     for home in homes:
         remotes.get(home)
-    seen = failing_over.look_everywhere(remotes, settings)
+    seen = failing_over.look_everywhere(remotes, settings, homes=homes)
     failing_over.check_statement(homes, seen, source_is_down=source_is_down)
     chosen = [Chosen(each, definition_of(each, remotes, settings)) for each in dict.fromkeys(picked)]
     wanted = Wanted(

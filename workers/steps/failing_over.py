@@ -62,13 +62,14 @@ def _guard_stopped(ctx: Context, stale: Instance) -> None:
         if stale.is_stale:
             ctx.note(was_stale=True)
         if stale.is_stopped:
+            ctx.note(guards_home=True)  # should its answer be lost, the way back must not forget it
             _change(ctx, stale, config=_marks(ctx, stale), devices=guard(stale.type))
         stale = _stale(ctx) or stale
     if not stale.is_stopped:
         raise PreflightRefused(
             f"{order} is {stale.status}: {ctx.move.target}:{ctx.move.name} must not run beside it",
-            hint=f"`herder move {order} {ctx.move.target}:` moves it with all that it has; or stop it, then `herder "
-            f"retry {ctx.job.id}`",
+            hint=f"`herder cancel {ctx.job.id}`, then `herder move {order} {ctx.move.target}:` takes it with all that it "
+            f"has; or stop it, then `herder retry {ctx.job.id}`",
         )
 
 
@@ -260,7 +261,7 @@ def free_home(ctx: Context) -> Outcome:
     try:
         stale = _stale(ctx)
     except ServerUnreachable:
-        if ctx.job.facts.get("is_guarded"):
+        if ctx.job.facts.get("guards_home"):
             raise
         return Outcome.completed()
     if "free" not in ctx.job.evidence and (stale is None or not _is_guarded(ctx, stale)):
