@@ -68,8 +68,8 @@ def _guard_stopped(ctx: Context, stale: Instance) -> None:
     if not stale.is_stopped:
         raise PreflightRefused(
             f"{order} is {stale.status}: {ctx.move.target}:{ctx.move.name} must not run beside it",
-            hint=f"`herder cancel {ctx.job.id}`, then `herder move {order} {ctx.move.target}:` takes it with all that it "
-            f"has; or stop it, then `herder retry {ctx.job.id}`",
+            hint=f"`herder cancel {ctx.job.id}`, then `herder move {order} {ctx.move.target}:` takes it with all "
+            f"that it has; or stop it, then `herder retry {ctx.job.id}`",
         )
 
 
