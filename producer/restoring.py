@@ -4,6 +4,7 @@ A restore is a copy of a generation, with what its definition tells in place of 
 devices and profiles. Called by ``herder backup restore``.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -34,6 +35,7 @@ from common.domain.volume import AttachedVolume
 from producer.planner import UNUSED_MAP
 
 _OF_BACKUPS = (BACKUP, BACKUP_OF, BACKUP_AT, BACKUP_STATE, BACKUP_DEFINITION, BACKUP_DRILL, COPY_OF)
+_A_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _PRIORITY = "boot.autostart.priority"
 
 
@@ -182,8 +184,12 @@ def _as_the_same(definition: Mapping[str, Any], wanted: Wanted, source: str) -> 
     """To its guest it is the machine that it was, and cloud-init does not set it up anew."""
     if not wanted.takes_place:
         return {}
-    was = definition["config"]
-    known = {"volatile.uuid": was.get("volatile.uuid"), INSTANCE_ID_MARK: was.get(INSTANCE_ID)}
+    # The snapshot has a uuid of its own; where the server gives none, the identity is a time.
+    identity = str(definition.get("identity", ""))
+    known = {
+        "volatile.uuid": identity if _A_UUID.fullmatch(identity) else "",
+        INSTANCE_ID_MARK: definition["config"].get(INSTANCE_ID, ""),
+    }
     return {FAILED_OVER: source, **{key: value for key, value in known.items() if value}}
 
 

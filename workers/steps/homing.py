@@ -8,7 +8,7 @@ that LXD sends everything between btrfs pools, and its rsync between others tell
 import json
 from collections.abc import Callable
 
-from common.domain.errors import IdentityMismatch, NotFound, TransferFailed
+from common.domain.errors import IdentityMismatch, NotFound, PreconditionFailed, TransferFailed
 from common.domain.instance import INSTANCE_ID, INSTANCE_ID_MARK, STALE, Config, Devices, Instance, is_root_disk
 from common.domain.job import Outcome
 from common.domain.volume import Volume
@@ -47,6 +47,7 @@ def put_stale_back(ctx: Context) -> Outcome | None:
     stale = ctx.target_instance()
     if stale is not None and stale.is_stale:
         _rename_volumes(ctx, stale, lambda name: name.removesuffix(ending))  # its own turn may not have come
+        stale = ctx.target_instance()
     if stale is not None and stale.is_stale and ("mask" in ctx.job.evidence or _CARDS in stale.config):
         return _unmask(ctx, stale)
     return None
@@ -74,11 +75,14 @@ def _unmask(ctx: Context, stale: Instance) -> Outcome:
 
 
 def _change(ctx: Context, stale: Instance, config: Config, devices: Devices) -> Outcome:
-    ended = ctx.settle(
-        "mask",
-        lambda: ctx.on_target(ctx.target.replace(stale, config=config, devices=devices)),
-        blocked_on=f"a change of {ctx.move.target}:{stale.name}",
-    )
+    try:
+        ended = ctx.settle(
+            "mask",
+            lambda: ctx.on_target(ctx.target.replace(stale, config=config, devices=devices)),
+            blocked_on=f"a change of {ctx.move.target}:{stale.name}",
+        )
+    except PreconditionFailed as error:
+        raise TransferFailed(f"{ctx.move.target}:{stale.name} changed meanwhile: {error}") from error
     if isinstance(ended, Outcome):
         return ended
     ctx.forget("mask")
