@@ -24,6 +24,7 @@ from common.domain.instance import (
     GUARD_DEVICE,
     MARK_PREFIX,
     REFRESHED,
+    STALE_ROLE,
     Config,
     Instance,
     guard_profile,
@@ -613,6 +614,8 @@ def _why_keep(eye: _Eye, found: Found) -> str:
         return f"it is {instance.status}"
     if not instance.is_retired:
         return "nothing proves that its target was verified; `herder recover` goes on with that"
+    if instance.marks.get("role") == STALE_ROLE:
+        return "a failover has kept it: what was written here since its backup is on no other server"
     if instance.marks.get("role") != "source":
         return "`herder undo` has kept it: what the guest wrote here before that is on no other server"
     if instance.expanded_config.get(_PROTECTION) == "true":

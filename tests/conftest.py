@@ -36,6 +36,7 @@ LANES = {
     "tests/acceptance/test_drill.py": "backups",
     "tests/acceptance/test_evacuate_member.py": "cluster",
     "tests/acceptance/test_export.py": "machines",
+    "tests/acceptance/test_failover.py": "backups",
     "tests/acceptance/test_incus.py": "machines",
     "tests/acceptance/test_incus_machines.py": "machines",
     "tests/acceptance/test_lone_volumes.py": "backups",

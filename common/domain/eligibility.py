@@ -11,7 +11,7 @@ from dataclasses import replace
 from common.domain.archive import Manifest
 from common.domain.fleet import Profile, Room, Server, sends_deltas
 from common.domain.generation import BACKUP_DEFINITION, COMPLETE
-from common.domain.instance import BACKUP_STATE, COPY_OF, GUARD_DEVICE, Devices, Instance, is_root_disk
+from common.domain.instance import BACKUP_STATE, COPY_OF, FAILED_OVER, GUARD_DEVICE, Devices, Instance, is_root_disk
 from common.domain.machine import Case, obstacles
 from common.domain.plan import Finding, Method, Move, NameMap, Retire, Thing, identity_of
 from common.domain.units import render_size
@@ -368,7 +368,7 @@ def _about_machine(instance: Instance, move: Move, source: Server, target: Serve
             "it is a virtual machine, which does not move warm",
             "leave `--method` out: it moves stateful or cold, whichever is possible",
         )
-    method = Method.COLD if move.method in (Method.WARM, Method.COPY) else move.method
+    method = Method.COLD if move.method in (Method.WARM, Method.COPY, Method.FAILOVER) else move.method
     # A copy leaves behind the memory with which a machine was stopped.
     moved = replace(instance, stateful=instance.stateful and not move.is_copy)
     yield from obstacles(machine_case(moved, move, source, target), method)
@@ -397,7 +397,8 @@ def _about_copying(instance: Instance, move: Move, source: Server) -> Iterator[F
             hint="--allow-inconsistent lets it go on, and may copy files that belong to different moments",
             is_refusal=False,
         )
-    for name, device in ({} if move.is_refresh else wanted_devices(instance, move)).items():
+    has_its_own = move.is_refresh or move.method is Method.FAILOVER
+    for name, device in ({} if has_its_own else wanted_devices(instance, move)).items():
         inherits = name not in move.overrides.devices
         if inherits and device.get("type") == "nic" and "hwaddr" in device:
             yield Finding(
@@ -474,7 +475,15 @@ def _about_name(move: Move, target: Server, own_job: str) -> Iterator[Finding]:
     there = None if move.is_within_cluster else target.instance(move.target_project, move.name)
     if there is None or (own_job and there.marks.get("job") == own_job):
         return
-    if there.is_retired:
+    if move.goes_home and there.is_stale:
+        return  # it makes way
+    if move.failover and there.config.get(FAILED_OVER) == move.failover.source and not there.is_retired:
+        yield _refuse(
+            "failed_over",
+            f"{target.remote}:{move.name} has taken the place of {move.failover} already",
+            f"`herder backup home {target.remote}:{move.name}` brings it home",
+        )
+    elif there.is_retired:
         yield _refuse(
             "name_taken",
             f"{target.remote}:{move.name} is the retired source of job {there.marks.get('job')}",
@@ -857,6 +866,10 @@ def _about_its_place(
     there = target.volumes.get((volume.target_pool, move.target_project, volume.target_name))
     if there is None or (own_job and there.marks.get("job") == own_job):
         return
+    at_home = target.instance(move.target_project, move.name) if move.goes_home else None
+    is_stale = at_home is not None and at_home.is_stale
+    if is_stale and there.used_by and not there.other_users(move.name, move.target_project):
+        return  # it makes way with what the failover has left
     whose = f", the retired one of job {there.marks['job']}" if there.marks.get("state") == "retired" else ""
     yield _refuse(
         "volume_taken",

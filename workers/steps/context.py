@@ -58,7 +58,8 @@ class Context:
     ``save`` makes a checkpoint inside the step. ``memo`` is the job as text, for the servers: if Redis is lost, it is
     rebuilt from that. ``carry`` connects two servers through this process. An export or an import has one server, and
     that is both ``source`` and ``target``; ``streams`` limits how many of their backups this process carries at a time,
-    and ``keep_alive`` keeps the job and its slots meanwhile and returns what a person asked for.
+    and ``keep_alive`` keeps the job and its slots meanwhile and returns what a person asked for. ``client_of`` is any
+    other server's.
     """
 
     job: Job
@@ -72,6 +73,7 @@ class Context:
     carry: Carry
     streams: threading.Semaphore
     keep_alive: Callable[[], str]
+    client_of: Callable[[str], LxdClient]
     archive_at: Callable[[str], Archive] = open_archive
     _ended: dict[OperationRef, Operation] = field(default_factory=dict)
 
@@ -183,7 +185,9 @@ class Context:
         return True
 
     def _client_of(self, ref: OperationRef) -> LxdClient:
-        return self.source if ref.remote == self.move.source else self.target
+        if ref.remote == self.move.source:
+            return self.source
+        return self.target if ref.remote == self.move.target else self.client_of(ref.remote)
 
     def _await(self, key: str, ref: OperationRef, blocked_on: str) -> Outcome:
         evidence = {**self.job.evidence, key: {"remote": ref.remote, "id": ref.id, "project": ref.project}}
@@ -197,7 +201,7 @@ class Context:
         profiles: tuple[str, ...] | None = None,
     ) -> None:
         """Change the source now; for a moment after an operation its server may still be busy with it."""
-        self._patch(self.source, self.source_instance, config=config, devices=devices, profiles=profiles)
+        self.patch(self.source, self.source_instance, config=config, devices=devices, profiles=profiles)
 
     def patch_target(
         self,
@@ -208,7 +212,7 @@ class Context:
         look: Callable[[], Instance] | None = None,
     ) -> None:
         """Change the copy now; ``seen`` is how it was read a moment ago. ``look`` finds it if it has another name."""
-        self._patch(self.target, look or self._copy_there, seen=seen, config=config, devices=devices)
+        self.patch(self.target, look or self._copy_there, seen=seen, config=config, devices=devices)
 
     def _copy_there(self) -> Instance:
         copy = self.target_instance()
@@ -216,9 +220,10 @@ class Context:
             raise NotFound(f"{self.move.target_place}: there is no {self.job.copy_name}")
         return copy
 
-    def _patch(
+    def patch(
         self, client: LxdClient, look: Callable[[], Instance], *, seen: Instance | None = None, **changes: Any
     ) -> None:
+        """Change what ``look`` finds on whatever server now."""
         for attempt in soon_again(ServerBusy, PreconditionFailed):
             with attempt:
                 # The fence is confirmed after the reading: should we sleep after that until the job is another

@@ -12,6 +12,7 @@ from workers.steps.context import Context
 from workers.steps.copies import find_operation, remove_copy
 from workers.steps.copying import thaw
 from workers.steps.guard import remove_guard_profiles, unguard_source, was_handed_over
+from workers.steps.homing import put_stale_back
 from workers.steps.independence import keep_from_release
 from workers.steps.marks import unmarked
 from workers.steps.preflight import learned
@@ -133,7 +134,7 @@ def discard_copy(ctx: Context) -> Outcome:
 
 def release_source(ctx: Context) -> Outcome:
     """Our snapshots and marks leave the source: nothing shows that we were there."""
-    dropped = drop_own_snapshots(ctx)
+    dropped = drop_own_snapshots(ctx) or (put_stale_back(ctx) if ctx.move.goes_home else None)
     if dropped is not None:
         return dropped
     with suppress(NotFound):

@@ -209,6 +209,7 @@ def test_a_cancelled_job_that_finds_itself_handed_over_goes_forward(method: Meth
         Method.VOLUME_REFRESH: "drop_kept_volume",
         Method.BACKUP: "prune",
         Method.DRILL: "drop_clone",
+        Method.FAILOVER: "start_failover",
     }
     following = after.get(method, "start_target")
     assert (forward.itinerary, forward.step, forward.is_committed) == (FORWARD[method].name, following, True)
