@@ -44,7 +44,7 @@ acceptance-incus: setup ## Acceptance tests with servers of Incus in place of LX
 	$(BIN)/pytest tests/acceptance
 
 test: check ## Everything that must hold: check, unit, integration, acceptance
-	$(BIN)/pytest --numprocesses 4 --dist loadscope tests
+	$(BIN)/pytest --numprocesses 4 --dist loadscope --durations 40 tests
 
 test-all: check ## The same with all exhaustive tests: a death at each point of each step, on real servers too
 	$(BIN)/pytest --exhaustive --numprocesses 4 --dist loadscope tests
