@@ -35,6 +35,9 @@ def findings(
     instance: Instance, move: Move, source: Server, target: Server, *, own_job: str = ""
 ) -> tuple[Finding, ...]:
     """Everything that stands in the way of this move, refusals and warnings. ``own_job`` may already hold it."""
+    down = tuple(_about_home(move, source))
+    if down:
+        return down  # nothing else is known of it
     if move.backup:
         return tuple(_about_backing_up(instance, move, source, target, own_job))
     if move.method is Method.DRILL:
@@ -42,7 +45,7 @@ def findings(
     return (
         *_about_servers(move, source, target),
         *_about_same_server(move, source, target),
-        *_about_member(instance, move, source, target),
+        *_about_member(instance, move, target),
         *_about_instance(instance, move, own_job),
         *(_about_refresh if move.is_refresh else _about_new)(instance, move, target, own_job),
         *_about_volumes(instance, move, source, target, own_job),
@@ -261,12 +264,15 @@ def _untried(move: Move) -> str:
     return {Method.DRILL: "drills in", Method.IMPORT: "imports into"}.get(move.method, "backups onto")
 
 
-def _about_member(instance: Instance, move: Move, source: Server, target: Server) -> Iterator[Finding]:
-    """Whether the member can take it, and whether the instance can leave its own."""
+def _about_home(move: Move, source: Server) -> Iterator[Finding]:
     home = source.members.get(move.source_member)
     if home is not None and home.status == "Offline":
         message = f"member {home.name} of {source.remote}, which it is on, is Offline: {home.message}"
         yield _refuse("member", message, f"start {home.name}, then make the plan again")
+
+
+def _about_member(instance: Instance, move: Move, target: Server) -> Iterator[Finding]:
+    """Whether the member can take it, and whether the instance can leave its own."""
     if not move.target_member:
         return
     member = target.members.get(move.target_member)
