@@ -32,6 +32,7 @@ _MADE = {
     Method.EXPORT: "the export is whole; to be rid of it, remove {move.file} and its manifest from {move.target}",
     Method.ARCHIVE: "the backup is complete; to be rid of it, remove {move.file} and its manifest from {move.target}",
     Method.BACKUP: "the backup is complete; `lxc delete {move.target}:{move.generation}` removes it",
+    Method.FAILOVER: "{where} has taken the place of {move.failover}; `herder backup home {where}` brings it home",
     Method.DRILL: "the drill is over, {move.instance} has proven itself, and the clone is being removed",
 }
 
@@ -103,7 +104,7 @@ def _why_never_back(move: Move) -> str:
     where = f"{move.target}:{move.name}"
     if move.is_refresh:
         return f"{where} has been refreshed and verified; what it was is not kept"
-    if move.archive or move.backup or move.drill or move.is_of_volume:
+    if move.archive or move.backup or move.drill or move.failover or move.is_of_volume:
         return _MADE[move.method].format(where=where, move=move)
     return f"it is a copy, its source has never stopped; `lxc delete {where}` removes the copy"
 

@@ -4,7 +4,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from common.domain.creation import creations, with_created
-from common.domain.eligibility import attached_volumes, findings, machine_case, risk_of_warm, wanted_pool
+from common.domain.eligibility import (
+    COLD_WITHIN_CLUSTER,
+    attached_volumes,
+    findings,
+    machine_case,
+    risk_of_warm,
+    wanted_pool,
+)
 from common.domain.errors import InputError
 from common.domain.fleet import Member, Server
 from common.domain.instance import Instance
@@ -80,7 +87,9 @@ class Placement:
         """What runs goes by the best method that its servers allow, unless one was asked for."""
         if not instance.is_running or move.is_copy or move.policy.method:
             return move
-        if instance.is_virtual_machine:
+        if instance.is_virtual_machine and move.is_within_cluster:
+            method, why = Method.COLD, f"not stateful: {COLD_WITHIN_CLUSTER}"
+        elif instance.is_virtual_machine:
             method, why = best_method(machine_case(instance, move, self.source, target))
         else:
             method, why = self._way_of_container(instance, move, target)

@@ -7,13 +7,12 @@ review, and what ``herder run`` carries out.
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from common.domain.errors import PlanFileError
-from common.domain.machine import NOT_LIVE
 from common.domain.plan import (
     AfterGrace,
     Method,
@@ -40,12 +39,6 @@ from producer.yamlfile import (
     explain,
     load,
 )
-
-
-def _not_live(value: object) -> object:
-    if value == "live":
-        raise ValueError(NOT_LIVE)
-    return value
 
 
 class _Stop(Model):
@@ -85,7 +78,7 @@ class _RequestFile(Model):
     select: SelectModel
     targets: list[RemoteName] = Field(min_length=1)
     members: list[str] = []
-    method: Annotated[Literal["warm", "cold", "stateful", "copy", "refresh"] | None, BeforeValidator(_not_live)] = None
+    method: Literal["warm", "cold", "stateful", "live", "copy", "refresh"] | None = None
     target_project: str = ""
     limits: LimitsModel = LimitsModel()
     stop: _Stop = _Stop()

@@ -192,6 +192,7 @@ def _draft(request: Request, instance: Instance, fleet: Fleet) -> Move:
         policy=request.policy,
         overrides=replace(own, config={**own.config, **_home(request, instance)}),
         backup=request.backup,
+        goes_home=request.goes_home,
         volumes=request.each.get(instance.name, Own()).volumes,
     )
     if draft.backup:

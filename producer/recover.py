@@ -177,6 +177,10 @@ def _not_begun(
             if len(plan.request.select.instances) != 1:
                 seen.notes.append(f"plan {plan.id} ({plan.name}) may have had more volumes; give its command again")
             continue
+        if method is Method.FAILOVER or plan.request.goes_home:
+            # Where else they may run is looked at by the command only.
+            seen.notes.append(f"plan {plan.id} ({plan.name}) may have had more instances; give its command again")
+            continue
         names = _untouched(plan.request, seen, taken)
         if method is Method.COPY:
             # Nothing marks the source of a copy; but what bears its name on a target is that copy, or in its way.

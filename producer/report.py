@@ -148,6 +148,7 @@ def make_report(
 
 def _set_aside(jobs: Sequence[Job], set_aside: Collection[Trouble]) -> tuple[SetAsideReport, ...]:
     needed = {server for job in jobs if not job.has_ended for server in job.move.servers}
+    needed |= {job.move.failover.remote for job in jobs if not job.has_ended and job.move.failover}
     return tuple(
         SetAsideReport(server=trouble.remote, since=trouble.since, reason=trouble.reason)
         for trouble in set_aside
@@ -248,6 +249,10 @@ def _notes(job: Job) -> tuple[str, ...]:
     notes += [f"no connection by {way}" for way in job.facts.get("closed_ways", ())]
     if "no_refresh" in job.facts:
         notes.append("everything was sent while it was down: its servers cannot refresh snapshots that moved before")
+    if job.facts.get("stale_ran"):
+        notes.append(f"{job.move.failover} came back and ran beside it until it was stopped")
+    if job.facts.get("stale_kept"):
+        notes.append(f"what was at home is kept, stopped and guarded: {job.facts['stale_kept']}")
     if job.move.is_refresh and job.state is State.PARKED and not job.is_committed:
         notes.append(f"`herder cancel {job.id}` puts {job.move.target}:{job.move.name} back as it was")
     return tuple(notes)

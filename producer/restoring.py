@@ -4,6 +4,7 @@ A restore is a copy of a generation, with what its definition tells in place of 
 devices and profiles. Called by ``herder backup restore``.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -21,12 +22,20 @@ from common.domain.generation import (
     EMPTY_PROFILE,
     Generation,
 )
-from common.domain.instance import BACKUP_STATE, COPY_OF, is_root_disk
+from common.domain.instance import (
+    BACKUP_STATE,
+    COPY_OF,
+    FAILED_OVER,
+    INSTANCE_ID,
+    INSTANCE_ID_MARK,
+    is_root_disk,
+)
 from common.domain.plan import Limits, Method, Mode, Overrides, Own, Plan, Policy, Request, Selection, Thing
 from common.domain.volume import AttachedVolume
 from producer.planner import UNUSED_MAP
 
 _OF_BACKUPS = (BACKUP, BACKUP_OF, BACKUP_AT, BACKUP_STATE, BACKUP_DEFINITION, BACKUP_DRILL, COPY_OF)
+_A_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _PRIORITY = "boot.autostart.priority"
 
 
@@ -40,6 +49,7 @@ class Wanted:
     overrides: Overrides = field(default_factory=Overrides)
     bakes: bool = False
     keeps_addresses: bool = False
+    takes_place: bool = False  # of the instance that was backed up, as the machine that it was
     mode: Mode = Mode.AUTO
     rate: int = 0
     limits: Limits = field(default_factory=Limits)
@@ -96,27 +106,33 @@ class _Way(NamedTuple):
 def _request(way: _Way, group: Sequence[Chosen], wanted: Wanted) -> Request:
     names = [wanted.name or each.definition["name"] for each in group]
     return Request(
-        name=f"restore {', '.join(names[:3])}{' and others' if names[3:] else ''} from {way.remote}",
+        name=_title(names, way, wanted),
         select=Selection(
             source=way.remote, project=way.project, instances=tuple(each.generation.name for each in group)
         ),
         targets=(way.target,),
         target_project=way.target_project,
-        policy=Policy(method=Method.COPY, mode=wanted.mode, rate=wanted.rate),
+        policy=Policy(
+            method=Method.FAILOVER if wanted.takes_place else Method.COPY, mode=wanted.mode, rate=wanted.rate
+        ),
         limits=wanted.limits,
         # What has other names on the target is called so here, where it is known what is a name of the source's.
         overrides=replace(wanted.overrides, config={}, devices={}, profiles=None, storage=""),
-        each={
-            each.generation.name: _own(each.definition, name, wanted) for each, name in zip(group, names, strict=True)
-        },
+        each={each.generation.name: _own(each, name, wanted) for each, name in zip(group, names, strict=True)},
     )
 
 
-def _own(definition: Mapping[str, Any], name: str, wanted: Wanted) -> Own:
+def _title(names: Sequence[str], way: _Way, wanted: Wanted) -> str:
+    told = f"{', '.join(names[:3])}{' and others' if names[3:] else ''}"
+    return f"failover of {told} on {way.remote}" if wanted.takes_place else f"restore {told} from {way.remote}"
+
+
+def _own(chosen: Chosen, name: str, wanted: Wanted) -> Own:
     """What one instance is made of, with the volumes that were backed up with it and that it shall attach.
 
     One that gets another name does not get volumes of the names that the other one's have.
     """
+    definition, source = chosen.definition, chosen.generation.source
     ending = f"-{wanted.name}" if wanted.name else ""
     volumes, renamed = [], {}
     for each in definition.get("volumes", ()):
@@ -126,7 +142,7 @@ def _own(definition: Mapping[str, Any], name: str, wanted: Wanted) -> Own:
         )
         volumes.append(volume)
         renamed[pool, each["name"]] = volume.target_name
-    overrides = _overrides(definition, wanted, renamed)
+    overrides = _overrides(definition, wanted, renamed, source)
     attached = {(device.get("pool"), device.get("source")) for device in overrides.devices.values()}
     return Own(
         name=name,
@@ -135,7 +151,9 @@ def _own(definition: Mapping[str, Any], name: str, wanted: Wanted) -> Own:
     )
 
 
-def _overrides(definition: Mapping[str, Any], wanted: Wanted, renamed: Mapping[tuple[str, str], str]) -> Overrides:
+def _overrides(
+    definition: Mapping[str, Any], wanted: Wanted, renamed: Mapping[tuple[str, str], str], source: str
+) -> Overrides:
     """All that the instance was, in the target's names, with what shall differ; ``renamed`` are volumes."""
     names, profiles = wanted.overrides.map, definition["profiles"] if wanted.bakes else ()
     config = {key: value for profile in profiles for key, value in profile["config"].items()}
@@ -150,7 +168,7 @@ def _overrides(definition: Mapping[str, Any], wanted: Wanted, renamed: Mapping[t
     pool = names.pools.get(root.get("pool", ""), root.get("pool", ""))
     used = tuple(names.profiles.get(each["name"], each["name"]) for each in definition["profiles"])
     own = Overrides(
-        config={**forgotten, **config},
+        config={**forgotten, **config, **_as_the_same(definition, wanted, source)},
         devices={
             name: _attaching(on_target(device, names), renamed)
             for name, device in devices.items()
@@ -160,6 +178,19 @@ def _overrides(definition: Mapping[str, Any], wanted: Wanted, renamed: Mapping[t
         storage=pool,
     )
     return own.with_own(replace(wanted.overrides, map=type(names)(), create=()))
+
+
+def _as_the_same(definition: Mapping[str, Any], wanted: Wanted, source: str) -> dict[str, str]:
+    """To its guest it is the machine that it was, and cloud-init does not set it up anew."""
+    if not wanted.takes_place:
+        return {}
+    # The snapshot has a uuid of its own; where the server gives none, the identity is a time.
+    identity = str(definition.get("identity", ""))
+    known = {
+        "volatile.uuid": identity if _A_UUID.fullmatch(identity) else "",
+        INSTANCE_ID_MARK: definition["config"].get(INSTANCE_ID, ""),
+    }
+    return {FAILED_OVER: source, **{key: value for key, value in known.items() if value}}
 
 
 def _attaching(device: dict[str, str], renamed: Mapping[tuple[str, str], str]) -> dict[str, str]:

@@ -26,15 +26,26 @@ def _progress(job: Job, operations: OperationStore) -> Progress:
     return Progress(sent=sent, rate=rate)
 
 
-def follow(plan_id: str, jobs: JobStore, operations: OperationStore, pause: Callable[[], None]) -> Iterator[Report]:
-    """Reports, one after the other, ``pause`` between them, until the plan has ended; the last one is yielded too.
+def has_ended(report: Report) -> bool:
+    """Whether nothing is left to do by itself."""
+    return report.has_ended
+
+
+def follow(
+    plan_id: str,
+    jobs: JobStore,
+    operations: OperationStore,
+    pause: Callable[[], None],
+    is_over: Callable[[Report], bool] = has_ended,
+) -> Iterator[Report]:
+    """Reports, one after the other, ``pause`` between them, until it is over; the last one is yielded too.
 
     Raises RecordLost if the plan vanishes meanwhile.
     """
     report = read_report(plan_id, jobs, operations)
     while True:
         yield report
-        if report.has_ended:
+        if is_over(report):
             return
         pause()
         try:

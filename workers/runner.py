@@ -28,7 +28,7 @@ from common.domain.errors import (
     ServerUnreachable,
     TemporaryError,
 )
-from common.domain.itinerary import GIVE_BACK, Slot, Step
+from common.domain.itinerary import GIVE_BACK, GUARD_STALE, Slot, Step
 from common.domain.job import GIVE_BACK_AFTER, Job, JobError, Kind, Outcome, State
 from common.logs import event
 from common.lxd import relay
@@ -161,6 +161,8 @@ class Runner:
     def _stand_aside(self, job: Job, away: Sequence[Trouble]) -> Outcome:
         """Wait for servers without asking them; but an instance that is down for too long is given back first."""
         blocked_on = ", ".join(map(str, away))
+        if job.move.failover and job.step == GUARD_STALE:
+            blocked_on += f", to guard {job.move.failover.instance} there as soon as it answers"
         retry_in = _ASIDE_RETRY
         if job.down_at is not None and not job.is_committed and not job.is_going_back:
             left = job.down_at + GIVE_BACK_AFTER - self.now()
@@ -221,6 +223,7 @@ class Runner:
             carry=self.carry,
             streams=self.streams,
             keep_alive=keep_alive,
+            client_of=self.client_of,
         )
         return ctx
 
@@ -302,6 +305,8 @@ def _runnable(claim: Claim, now: datetime) -> Job:
 
 def needed_servers(job: Job) -> tuple[str, ...]:
     """The servers without which the current step can do nothing. To give an instance back takes its source alone."""
+    if job.move.failover and job.step == GUARD_STALE:
+        return (job.move.failover.remote,)
     gives_back = job.step in {step.name for step in GIVE_BACK.steps}
     return (job.move.source,) if gives_back else job.move.servers
 

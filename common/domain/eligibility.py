@@ -11,11 +11,12 @@ from dataclasses import replace
 from common.domain.archive import Manifest
 from common.domain.fleet import Profile, Room, Server, sends_deltas
 from common.domain.generation import BACKUP_DEFINITION, COMPLETE
-from common.domain.instance import BACKUP_STATE, COPY_OF, GUARD_DEVICE, Devices, Instance, is_root_disk
+from common.domain.instance import BACKUP_STATE, COPY_OF, FAILED_OVER, GUARD_DEVICE, Devices, Instance, is_root_disk
 from common.domain.machine import Case, obstacles
 from common.domain.plan import Finding, Method, Move, NameMap, Retire, Thing, identity_of
 from common.domain.units import render_size
 from common.domain.volume import AttachedVolume, Volume
+from common.domain.volume_ways import VOLUME_BACKUP_EXTENSIONS, why_as_backup
 
 #: Room that a move leaves free in the target's pool, in bytes; a full pool can no longer even delete.
 POOL_RESERVE = 256 * 1024**2
@@ -89,7 +90,7 @@ def backed_volumes(instance: Instance, move: Move, source: Server, target: Serve
 
     Others write into one that they attach too, at other moments; nobody could put it back without harm to them.
     """
-    if not move.order.volumes or source.info.clustered or any(_about_ways_of_volumes("", source, target)):
+    if not move.order.volumes or source.info.clustered or any(_about_ways_of_volumes(source, target)):
         return ()
     found = (source.volumes.get((pool, move.project, name)) for pool, name in _attached(instance))
     return tuple(
@@ -108,8 +109,9 @@ def _attached(instance: Instance) -> list[tuple[str, str]]:
 def _why_left(source: Server, target: Server) -> str:
     if source.info.clustered:
         return "each member of a cluster has its own, and may have some of the same names"
-    impossible = next(iter(_about_ways_of_volumes("volumes", source, target)), None)
-    return impossible.message if impossible else "only those go along that hold files and that nobody else attaches"
+    lacking = next((each.message for each in _about_ways_of_volumes(source, target) if each.is_refusal), "")
+    only = "only those go along that hold files and that nobody else attaches"
+    return why_as_backup(source.info, target.info) or lacking or only
 
 
 def _about_left_volumes(instance: Instance, why: str, going: Iterable[AttachedVolume] = ()) -> Iterator[Finding]:
@@ -217,10 +219,12 @@ def _about_exporting(instance: Instance, move: Move, room: Room | None, needed: 
         )
 
 
+#: Of a virtual machine; which processor its own member has is not known when it is planned.
+COLD_WITHIN_CLUSTER = "it is a virtual machine, which moves cold within a cluster"
 #: Drivers of pools whose volumes all members of a cluster see.
 _SHARED_BY_MEMBERS = frozenset({"ceph", "cephfs"})
 #: What a cluster can be the source or the target of.
-_WITH_CLUSTERS = frozenset({Method.WARM, Method.COLD, Method.STATEFUL, Method.COPY, Method.REFRESH})
+_WITH_CLUSTERS = frozenset({Method.WARM, Method.COLD, Method.STATEFUL, Method.LIVE, Method.COPY, Method.REFRESH})
 
 
 def _refuse(code: str, message: str, hint: str) -> Finding:
@@ -343,6 +347,12 @@ def _about_instance(instance: Instance, move: Move, own_job: str) -> Iterator[Fi
         yield _refuse(
             "ephemeral", "it is ephemeral: stopping it would delete the source", "make it non-ephemeral first"
         )
+    if move.method is Method.LIVE and not instance.is_virtual_machine:
+        yield _refuse(
+            "live",
+            "it is a container, whose memory could move by CRIU only, which is not to be relied on",
+            "leave `--method` out: a warm move copies while it runs, and restarts the guest",
+        )
     if move.method is Method.WARM and move.overrides.instance_only:
         yield _refuse("instance_only", "a warm move needs its snapshots", "use `method: cold` with instance-only")
     if (
@@ -356,19 +366,25 @@ def _about_instance(instance: Instance, move: Move, own_job: str) -> Iterator[Fi
 
 
 def _about_machine(instance: Instance, move: Move, source: Server, target: Server) -> Iterator[Finding]:
-    if move.is_of_cluster:
-        member = f"--target {move.target_member}" if move.target_member else ""
-        there = "" if move.is_within_cluster else f"{move.target}:"
-        hint = f"`lxc move {move.source}:{instance.name} {' '.join(filter(None, (there, member)))}` for now"
-        yield _refuse("virtual_machine", "it is a virtual machine, in a cluster", hint)
+    if move.is_of_cluster and not move.is_within_cluster:
+        member = f" --target {move.target_member}" if move.target_member else ""
+        hint = f"`lxc move {move.source}:{instance.name} {move.target}:{member}` for now"
+        yield _refuse(
+            "virtual_machine", "it is a virtual machine, and goes neither into a cluster nor out of one", hint
+        )
+    if move.is_within_cluster and move.method in (Method.LIVE, Method.STATEFUL):
+        yield _refuse("virtual_machine", COLD_WITHIN_CLUSTER, "leave `--method` out")
+        return
     if move.method is Method.WARM:
         yield _refuse(
             "virtual_machine",
             "it is a virtual machine, which does not move warm",
             "leave `--method` out: it moves stateful or cold, whichever is possible",
         )
-    method = Method.COLD if move.method in (Method.WARM, Method.COPY) else move.method
-    yield from obstacles(machine_case(instance, move, source, target), method)
+    method = Method.COLD if move.method in (Method.WARM, Method.COPY, Method.FAILOVER) else move.method
+    # A copy leaves behind the memory with which a machine was stopped.
+    moved = replace(instance, stateful=instance.stateful and not move.is_copy)
+    yield from obstacles(machine_case(moved, move, source, target), method)
 
 
 def machine_case(instance: Instance, move: Move, source: Server, target: Server) -> Case:
@@ -394,7 +410,8 @@ def _about_copying(instance: Instance, move: Move, source: Server) -> Iterator[F
             hint="--allow-inconsistent lets it go on, and may copy files that belong to different moments",
             is_refusal=False,
         )
-    for name, device in ({} if move.is_refresh else wanted_devices(instance, move)).items():
+    has_its_own = move.is_refresh or move.method is Method.FAILOVER
+    for name, device in ({} if has_its_own else wanted_devices(instance, move)).items():
         inherits = name not in move.overrides.devices
         if inherits and device.get("type") == "nic" and "hwaddr" in device:
             yield Finding(
@@ -471,7 +488,15 @@ def _about_name(move: Move, target: Server, own_job: str) -> Iterator[Finding]:
     there = None if move.is_within_cluster else target.instance(move.target_project, move.name)
     if there is None or (own_job and there.marks.get("job") == own_job):
         return
-    if there.is_retired:
+    if move.goes_home and there.is_stale:
+        return  # it makes way
+    if move.failover and there.config.get(FAILED_OVER) == move.failover.source and not there.is_retired:
+        yield _refuse(
+            "failed_over",
+            f"{target.remote}:{move.name} has taken the place of {move.failover} already",
+            f"`herder backup home {target.remote}:{move.name}` brings it home",
+        )
+    elif there.is_retired:
         yield _refuse(
             "name_taken",
             f"{target.remote}:{move.name} is the retired source of job {there.marks.get('job')}",
@@ -684,7 +709,7 @@ def _about_volumes(instance: Instance, move: Move, source: Server, target: Serve
             "there",
         )
         return
-    yield from _about_ways_of_volumes(f"it attaches {_listed(volumes)}", source, target, "--device NAME,source=VOLUME")
+    yield from _about_ways_of_volumes(source, target, f"its custom volumes {_listed(volumes)} go as backups")
     for volume in volumes:
         seen = source.volumes.get((volume.pool, move.project, volume.name))
         yield from _about_sharing(volume, instance, move, seen)
@@ -693,18 +718,19 @@ def _about_volumes(instance: Instance, move: Move, source: Server, target: Serve
         yield from _about_its_place(volume, volumes, move, target, own_job)
 
 
-def _about_ways_of_volumes(what: str, source: Server, target: Server, then: str = "") -> Iterator[Finding]:
-    """Whether these two servers can send custom volumes to each other."""
-    lacking = sorted(VOLUME_EXTENSIONS - (source.info.extensions & target.info.extensions))
+def _about_ways_of_volumes(source: Server, target: Server, what: str = "") -> Iterator[Finding]:
+    """Whether and how these two servers can send custom volumes to each other."""
+    why = why_as_backup(source.info, target.info)
+    needed = VOLUME_BACKUP_EXTENSIONS if why else VOLUME_EXTENSIONS
+    lacking = sorted(needed - (source.info.extensions & target.info.extensions))
     if lacking:
         yield _refuse("extension", f"volumes need the API extensions {', '.join(lacking)}", "upgrade both servers")
-    if target.info.product == "incus" and source.info.product == "lxd":
-        yield _refuse(
-            "volume_to_incus",
-            f"{what}: Incus 6.0.4 crashes when it is sent a custom volume by LXD, and later "
-            f"versions have not been tried; {target.remote} is {target.info.version}",
-            f"`lxc storage volume export` it, `incus storage volume import` it on {target.remote}"
-            + (f", then {then}" if then else ""),
+    elif why:
+        yield Finding(
+            code="volume_as_backup",
+            message=f"{what}, carried by a worker: {why}",
+            hint=f"see that {source.remote} and {target.remote} have room where they keep backups",
+            is_refusal=False,
         )
 
 
@@ -717,7 +743,7 @@ def volume_findings(move: Move, source: Server, target: Server, *, own_job: str 
     return (
         *_about_servers(move, source, target),
         *_about_same_server(move, source, target),
-        *_about_ways_of_volumes(str(volume), source, target),
+        *_about_ways_of_volumes(source, target, "it goes as a backup"),
         *_about_lone(volume, move, seen, source, own_job),
         *_about_pool_of(volume, target),
         *about_place(volume, move, there, target, own_job),
@@ -853,6 +879,10 @@ def _about_its_place(
     there = target.volumes.get((volume.target_pool, move.target_project, volume.target_name))
     if there is None or (own_job and there.marks.get("job") == own_job):
         return
+    at_home = target.instance(move.target_project, move.name) if move.goes_home else None
+    is_stale = at_home is not None and at_home.is_stale
+    if is_stale and there.used_by and not there.other_users(move.name, move.target_project):
+        return  # it makes way with what the failover has left
     whose = f", the retired one of job {there.marks['job']}" if there.marks.get("state") == "retired" else ""
     yield _refuse(
         "volume_taken",

@@ -29,6 +29,14 @@ REFRESHED_BY, PUT_BACK = "user.herder-refreshed-by", "user.herder-put-back"
 HOME = "user.herder-evacuated-from"
 #: The same in LXD's own words, by which its own restore brings an instance back; it is not copied unless it is said.
 ORIGIN = "volatile.evacuate.origin"
+#: On an instance that was started from its backup: ``REMOTE:PROJECT/INSTANCE``, where its home is.
+FAILED_OVER = "user.herder-failed-over-from"
+#: On the same: the job that did it.
+FAILED_OVER_BY = "user.herder-failed-over-by"
+#: The role of what a failover has left at home, stopped and guarded; and its name once the instance is home again.
+STALE_ROLE, STALE = "stale", "{}-stale-{}"
+#: By which cloud-init knows the machine, and the mark that remembers it: servers give a copy another one.
+INSTANCE_ID, INSTANCE_ID_MARK = "volatile.cloud-init.instance-id", f"{MARK_PREFIX}instance-id"
 #: On staging copies and generations: ``staging``, ``making`` or ``complete``.
 BACKUP_STATE = "user.herder-backup-state"
 
@@ -99,6 +107,11 @@ class Instance:
     def is_retired(self) -> bool:
         """Whether it is what a move has left behind; without the guard a person has brought it back to life."""
         return self.is_guarded and self.marks.get("state") == "retired"
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether it is what a failover has left at home: not the instance any more, and nobody has its last writes."""
+        return self.is_retired and self.is_stopped and self.marks.get("role") == STALE_ROLE
 
     @property
     def is_wreck(self) -> bool:

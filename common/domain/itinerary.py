@@ -62,6 +62,9 @@ def _step(name: str, phase: Phase, slot: Slot | None = None, *, commit: bool = F
     return Step(name=name, phase=phase, slot=slot, commit=commit)
 
 
+#: The step of a failover that waits for the server at home, and needs no other one.
+GUARD_STALE = "guard_stale"
+
 _PREFLIGHT = (
     _step("check_source", Phase.PREFLIGHT),
     _step("check_target", Phase.PREFLIGHT),
@@ -307,6 +310,22 @@ DRILL = Itinerary(
     ),
 )
 
+#: The instance at home cannot start, or was said to be down, before the one made of the generation can: that it can is
+#: the commit point. Whoever was only said to be down is guarded as soon as his server answers, and the job ends then.
+FAILOVER = Itinerary(
+    name="failover",
+    steps=(
+        *_PREFLIGHT,
+        _step("guard_home", Phase.PREFLIGHT),
+        _step("full_pass", Phase.TRANSFER, Slot.TRANSFER),
+        _step("verify_copy", Phase.CUTOVER, Slot.CUTOVER),
+        _step("take_over", Phase.CUTOVER, Slot.CUTOVER, commit=True),
+        _step("start_failover", Phase.CUTOVER, Slot.CUTOVER),
+        _step(GUARD_STALE, Phase.CLEANUP),
+        _step("drop_snapshots", Phase.CLEANUP),
+    ),
+)
+
 #: The instance attaches custom volumes, which must be on the target before it. They are sent once, when it is stopped.
 #: Those of a backup come after their generation, so that what no generation has is left over, and is removed.
 WITH_VOLUMES = {
@@ -314,12 +333,44 @@ WITH_VOLUMES = {
     Method.COLD: _COLD_WITH_VOLUMES,
     Method.STATEFUL: _COLD_WITH_VOLUMES,
     Method.COPY: _with_volumes(COPY, ("copy_volumes", "full_pass")),
+    Method.FAILOVER: _with_volumes(FAILOVER, ("copy_volumes", "full_pass")),
     Method.BACKUP: _with_steps(BACKUP, {"verify_generation": _step("back_up_volumes", Phase.TRANSFER, Slot.TRANSFER)}),
     Method.DRILL: _with_steps(DRILL, {"clone_generation": _step("clone_volumes", Phase.TRANSFER, Slot.TRANSFER)}),
 }
 
+
+def _home(way: Itinerary) -> Itinerary:
+    """The same way, on which what the failover has left at home makes way before anything comes."""
+    first = next(step for step in way.steps if step.phase is not Phase.PREFLIGHT)
+    aside = _step("set_stale_aside", Phase.TRANSFER, Slot.TRANSFER)
+    steps = tuple(s for step in way.steps for s in ((aside, step) if step is first else (step,)))
+    return Itinerary(name=f"{way.name}_home", steps=steps)
+
+
+#: What was failed over comes home, by its method and whether it attaches volumes.
+HOME = {
+    (method, has_volumes): _home(way)
+    for ways, has_volumes in (
+        ({Method.WARM: WARM, Method.COLD: COLD, Method.STATEFUL: COLD}, False),
+        (WITH_VOLUMES, True),
+    )
+    for method, way in ways.items()
+    if not method.is_copy
+}
+
 #: The staging copy stays, for the next run; the snapshot on the source may be other targets' too, and is pruned later.
 UNDO_BACKUP = Itinerary(name="undo_backup", steps=(*GIVE_BACK.steps, _step("discard_generation", Phase.UNDO)))
+
+#: The instance at home may start again only after what was made here is gone.
+UNDO_FAILOVER = Itinerary(
+    name="undo_failover",
+    steps=(
+        *GIVE_BACK.steps,
+        _step("discard_copy", Phase.UNDO),
+        _step("free_home", Phase.UNDO),
+        _step("release_source", Phase.UNDO),
+    ),
+)
 
 GIVE_BACK_DRILL = Itinerary(name="give_back_drill", steps=(_step("drop_clone", Phase.UNDO),))
 UNDO_DRILL = Itinerary(name="undo_drill", steps=(_step("drop_clone", Phase.UNDO),))
@@ -331,7 +382,7 @@ ITINERARIES = {
     for itinerary in (
         *(WARM, COLD, *WITHIN_CLUSTER.values(), COPY, REFRESH, *WITH_VOLUMES.values()),
         *(GIVE_BACK, UNDO, BRING_BACK, BACKUP, UNDO_BACKUP, *WITH_ARCHIVE),
-        *(DRILL, GIVE_BACK_DRILL, UNDO_DRILL),
+        *(DRILL, GIVE_BACK_DRILL, UNDO_DRILL, FAILOVER, UNDO_FAILOVER, *HOME.values()),
         *(*VOLUME_WAYS.values(), GIVE_BACK_VOLUME, UNDO_VOLUME),
     )
 }
@@ -347,6 +398,7 @@ FORWARD = {
     Method.BACKUP: BACKUP,
     Method.ARCHIVE: ARCHIVE,
     Method.DRILL: DRILL,
+    Method.FAILOVER: FAILOVER,
 }
 GIVE_BACKS = dict.fromkeys(Method, GIVE_BACK) | {
     Method.EXPORT: GIVE_BACK_EXPORT,
@@ -361,12 +413,15 @@ UNDOS = dict.fromkeys(Method, UNDO) | {
     Method.IMPORT: UNDO_IMPORT,
     Method.BACKUP: UNDO_BACKUP,
     Method.DRILL: UNDO_DRILL,
+    Method.FAILOVER: UNDO_FAILOVER,
     **dict.fromkeys(VOLUME_WAYS, UNDO_VOLUME),
 }
 
 
 def forward_of(move: Move) -> Itinerary:
     """The way that a move goes."""
+    if move.goes_home:
+        return HOME[move.method, bool(move.volumes)]
     if move.volumes and not move.is_of_volume:
         return WITH_VOLUMES[move.method]
     return (WITHIN_CLUSTER if move.is_within_cluster else FORWARD)[move.method]
@@ -385,6 +440,7 @@ RESUME_AT = {
     Method.BACKUP: "refresh_staging",
     Method.ARCHIVE: "make_backup",
     Method.DRILL: "clone_generation",
+    Method.FAILOVER: "full_pass",
 }
 #: The same with volumes: the passes of an instance need them all.
 RESUME_AT_WITH_VOLUMES = {
@@ -394,4 +450,5 @@ RESUME_AT_WITH_VOLUMES = {
     Method.COPY: "copy_volumes",
     Method.BACKUP: "refresh_staging",
     Method.DRILL: "clone_volumes",
+    Method.FAILOVER: "copy_volumes",
 }

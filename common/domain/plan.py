@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from common.domain.drill import DrillOrder
+from common.domain.failover import FailoverOrder
 from common.domain.fleet import place
 from common.domain.generation import BackupOrder, origin
 from common.domain.instance import Config, Devices, Instance
@@ -20,6 +21,7 @@ class Method(StrEnum):
     WARM = "warm"  # passes while it runs, then a short stop
     COLD = "cold"  # one pass of the stopped instance
     STATEFUL = "stateful"  # cold, but the stopped virtual machine has kept its memory on its disk, and goes on with it
+    LIVE = "live"  # it would run on while it moves; refused, with what stands in its way
     COPY = "copy"  # another, independent instance; the source goes on
     REFRESH = "refresh"  # a copy that is there is made equal to its source, which goes on
     EXPORT = "export"  # a backup file in an archive; the source goes on
@@ -30,6 +32,7 @@ class Method(StrEnum):
     BACKUP = "backup"  # a generation on the target, made of a staging copy that every run refreshes; the source goes on
     ARCHIVE = "archive"  # a generation in an archive: a verified export; the source goes on
     DRILL = "drill"  # a clone of a generation is started beside it, looked at, and removed
+    FAILOVER = "failover"  # an instance is made of a generation beside it, and takes the place of its source
 
     @property
     def is_copy(self) -> bool:
@@ -50,6 +53,7 @@ class Method(StrEnum):
 _COPIES = frozenset(
     {
         *(Method.COPY, Method.REFRESH, Method.EXPORT, Method.IMPORT, Method.BACKUP, Method.ARCHIVE, Method.DRILL),
+        Method.FAILOVER,
         *(Method.VOLUME_COPY, Method.VOLUME_REFRESH),
     }
 )
@@ -248,6 +252,7 @@ class Request:
     each: Mapping[str, Own] = field(default_factory=dict)  # by the instance's name on the source
     archive: str = ""
     backup: BackupOrder | None = None
+    goes_home: bool = False  # what is selected was failed over, and what it left at home makes way for it
 
     def overrides_of(self, instance: str) -> Overrides:
         """What shall differ for the instance of this name."""
@@ -272,7 +277,7 @@ class Move:
     Of a backup ``name`` is that of the staging copy, and ``volumes`` are those that are backed up with it; of one that
     goes into an archive ``name`` is that of the instance.
     Of a drill ``instance`` is the generation and ``name`` its clone,
-    on the same server.
+    on the same server; so it is with the instance that a failover makes.
     """
 
     instance: str
@@ -295,6 +300,8 @@ class Move:
     file: str = ""
     backup: BackupOrder | None = None
     drill: DrillOrder | None = None
+    failover: FailoverOrder | None = None
+    goes_home: bool = False
 
     @property
     def is_copy(self) -> bool:
@@ -314,7 +321,13 @@ class Move:
     @property
     def is_local(self) -> bool:
         """Whether it is a copy that stays on its server, as what is made there of a backup."""
-        return self.method in (Method.COPY, Method.DRILL) and self.source == self.target
+        return self.method in (Method.COPY, Method.DRILL, Method.FAILOVER) and self.source == self.target
+
+    @property
+    def takes_place_of(self) -> FailoverOrder:
+        """What a failover knows of the instance at home."""
+        assert self.failover  # noqa: S101 - every move of Method.FAILOVER has one
+        return self.failover
 
     @property
     def origin(self) -> str:

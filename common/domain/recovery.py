@@ -69,6 +69,8 @@ def _copied(job: Job, copy: Instance | None) -> Job | None:
         return _at(job, "drop_kept") if is_free else _at(_numbered(job, copy), "claim_copy")
     if copy is None:
         return None
+    if job.move.failover and not copy.is_guarded:
+        return _at(job, _after_commit(job))
     return _at(_numbered(job, copy), "full_pass") if copy.is_guarded else _at(job, _cleanup(job))
 
 

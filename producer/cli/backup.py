@@ -18,11 +18,11 @@ from common.domain.archive import manifest_name
 from common.domain.backup import BackupPolicy
 from common.domain.errors import HerderError, InputError
 from common.domain.generation import Generation
-from common.domain.plan import Limits, Method, Mode, Plan, Policy, Request, Selection
+from common.domain.plan import AfterGrace, Limits, Method, Mode, Plan, Policy, Request, Selection
 from common.domain.units import parse_duration
 from common.lxd.remotes import Remotes, split_name
 from common.store.codec import to_plain
-from producer import drilling
+from producer import drilling, failing_over
 from producer.archiving import restore_requests
 from producer.backup import archived, definition_of, generations, in_order, manifest_of, plans_for
 from producer.cli import exits, flow, options, render
@@ -31,9 +31,11 @@ from producer.cli.exits import EXIT_STATUS, reports_errors
 from producer.inventory import take_inventory
 from producer.planner import make_plan
 from producer.policyfile import read_policies
+from producer.report import Report
 from producer.restoring import Chosen, Wanted, choose, in_boot_order, requests, with_definitions
 from producer.session import load_remotes, open_session
 from producer.submit import submit
+from producer.watch import has_ended
 
 app = typer.Typer(no_args_is_help=True, help="Back instances up by policies, and make instances of the backups.")
 
@@ -86,6 +88,10 @@ def _carry_out(plans: list[Plan], *, as_json: bool) -> None:
         for plan in plans:
             submit(plan, session.jobs)
         reports = [flow.watch_to_the_end(plan.id, session, as_json=as_json) for plan in plans]
+    _finish(reports, as_json=as_json)
+
+
+def _finish(reports: list[Report], *, as_json: bool) -> None:
     if as_json:
         exits.print_json([to_plain(report) for report in reports])
         if not all(flow.is_all_done(report) for report in reports):
@@ -202,12 +208,182 @@ def restore(
             for request, manifests in restore_requests(exports, imports, keeps_addresses=keep_addresses)
         ),
     ]
+    _show_and_ask(plans, "Restore {count} instances?", skip_refused=skip_refused, yes=yes, as_json=as_json)
+    _carry_out([plan for plan in plans if plan.moves], as_json=as_json)
+
+
+Failovers = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SELECTION...",
+        help="REMOTE:INSTANCE as it was backed up, or REMOTE: for all of it.",
+        show_default=False,
+    ),
+]
+
+
+@app.command("failover", epilog=EXIT_STATUS)
+@reports_errors
+def failover(
+    selections: Failovers,
+    on: Annotated[str, typer.Option("--on", metavar="REMOTE:", help="The server that has the backups.")],
+    at: Annotated[
+        str, typer.Option("--at", metavar="TIME", help="As it was then, ISO 8601; the newest if left out.")
+    ] = "",
+    source_is_down: Annotated[
+        bool,
+        typer.Option(
+            "--source-is-down",
+            help="You say that the server which does not answer runs nothing, and will not until herder can guard it.",
+        ),
+    ] = False,
+    storage: options.Storage = "",
+    config: options.Config = None,
+    device: options.Device = None,
+    no_profiles: Annotated[
+        bool,
+        typer.Option("--no-profiles", help="What its profiles gave it becomes its own; the target needs none."),
+    ] = False,
+    name_map: options.NameMapOption = None,
+    transfers: options.PerServer = Limits.per_source,
+    cutovers: options.Cutovers = Limits.cutovers,
+    skip_refused: options.SkipRefused = False,
+    yes: options.Yes = False,
+    as_json: options.Json = False,
+) -> None:
+    """Start instances from their backups, in place of those at home, which herder guards, or will when they are back.
+
+    Each is a clone of its newest generation on the same server, which stays as it is. What ran when it was backed up
+    is started.
+    """
+    remotes, settings = load_remotes(), load_settings()
+    where = options.remote_of(on, remotes)
+    found = _found([where], remotes)
+    moment = _moment(at, "--at") if at else None
+    picked = [
+        each
+        for selection in selections
+        for source, instance in (split_name(selection, remotes.default),)
+        for each in choose(found, source, instance, moment)
+    ]
+    homes = {each.source.partition(":")[0] for each in picked}
+    for home in homes:
+        remotes.get(home)
+    seen = failing_over.look_everywhere(remotes, settings, homes=homes)
+    failing_over.check_statement(homes, seen, source_is_down=source_is_down)
+    chosen = [Chosen(each, definition_of(each, remotes, settings)) for each in dict.fromkeys(picked)]
+    wanted = Wanted(
+        to=where,
+        overrides=options.overrides(
+            config or [],
+            device or [],
+            None,
+            storage,
+            no_profiles=False,
+            instance_only=False,
+            allow_inconsistent=False,
+            mapped=name_map or [],
+            create=[],
+        ),
+        bakes=no_profiles,
+        keeps_addresses=True,
+        takes_place=True,
+        limits=Limits(per_source=transfers, per_target=transfers, cutovers=cutovers),
+    )
+    plans = [
+        failing_over.as_failover(_planned(request, chosen, remotes), chosen, seen)
+        for request in requests(chosen, wanted)
+    ]
+    _show_and_ask(
+        plans, "Start {count} instances from their backups?", skip_refused=skip_refused, yes=yes, as_json=as_json
+    )
+    _fail_over([plan for plan in plans if plan.moves], as_json=as_json)
+
+
+def _fail_over(plans: list[Plan], *, as_json: bool) -> None:
+    """Watch until all has taken over; what is left then is for workers elsewhere, or else for this command too."""
+    with open_session(with_workers=True) as session:
+        for plan in plans:
+            submit(plan, session.jobs)
+        if session.has_own_workers and any(
+            each.failover.source_is_down for p in plans for each in p.moves if each.failover
+        ):
+            exits.errors.print(
+                "this command guards what is at home when its server is back, so it goes on until then; interrupted, "
+                "`herder resume` goes on"
+            )
+        is_over = has_ended if session.has_own_workers else failing_over.has_taken_over
+        reports = [flow.watch_to_the_end(plan.id, session, as_json=as_json, is_over=is_over) for plan in plans]
+    if all(report.has_ended for report in reports):
+        _finish(reports, as_json=as_json)
+        return
+    if as_json:
+        exits.print_json([to_plain(report) for report in reports])
+    for report in reports:
+        if not as_json:
+            render.console.print(render.final(report))
+        exits.errors.print(
+            f"all have taken over; workers guard what is at home as soon as its server answers: `herder watch "
+            f"{report.plan}`"
+        )
+
+
+def _show_and_ask(plans: list[Plan], question: str, *, skip_refused: bool, yes: bool, as_json: bool) -> None:
     for plan in plans:
         flow.refuse_or_warn(plan, skip_refused=skip_refused, ask=not yes and not as_json)
         if not as_json:
             render.console.print(render.plan_table(plan))
     if not yes:
-        flow.ask(f"Restore {sum(len(plan.moves) for plan in plans)} instances?")
+        flow.ask(question.format(count=sum(len(plan.moves) for plan in plans)))
+
+
+@app.command("home", epilog=EXIT_STATUS)
+@reports_errors
+def home(
+    selections: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SELECTION...",
+            help="REMOTE:INSTANCE that a failover has made, or REMOTE: for all of them.",
+            show_default=False,
+        ),
+    ],
+    storage: options.Storage = "",
+    name_map: options.NameMapOption = None,
+    create: options.Create = None,
+    method: options.MethodOption = None,
+    downtime: options.Downtime = "2s",
+    grace: options.Grace = None,
+    stop_then: options.StopThen = AfterGrace.FORCE,
+    mode: options.ModeOption = Mode.AUTO,
+    limit: options.Limit = "",
+    transfers: options.PerServer = Limits.per_source,
+    cutovers: options.Cutovers = Limits.cutovers,
+    skip_refused: options.SkipRefused = False,
+    yes: options.Yes = False,
+    as_json: options.Json = False,
+) -> None:
+    """Move instances home that a failover has started elsewhere; what it left there is kept under another name."""
+    remotes, settings = load_remotes(), load_settings()
+    selected = [split_name(selection, remotes.default) for selection in selections]
+    wanted = failing_over.requests_home(
+        failing_over.failed_over(selected, remotes, settings),
+        options.policy(method=method, downtime=downtime, grace=grace, stop_then=stop_then, mode=mode, limit=limit),
+        Limits(per_source=transfers, per_target=transfers, cutovers=cutovers),
+        options.overrides(
+            [],
+            [],
+            None,
+            storage,
+            no_profiles=False,
+            instance_only=False,
+            allow_inconsistent=False,
+            mapped=name_map or [],
+            create=create or [],
+        ),
+    )
+    plans = [flow.plan_for(request, remotes) for request in wanted]
+    _show_and_ask(plans, "Move {count} instances home?", skip_refused=skip_refused, yes=yes, as_json=as_json)
     _carry_out([plan for plan in plans if plan.moves], as_json=as_json)
 
 

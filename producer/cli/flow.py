@@ -4,6 +4,8 @@ import secrets
 import sys
 import time
 from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 
 import typer
@@ -21,7 +23,7 @@ from producer.planner import make_plan
 from producer.report import Report, make_report
 from producer.session import Session, open_session
 from producer.submit import ID_ALPHABET, submit
-from producer.watch import follow
+from producer.watch import follow, has_ended
 
 _REFRESH_SECONDS = 0.25
 _VERBS = {
@@ -33,6 +35,7 @@ _VERBS = {
     Method.BACKUP: "Back up",
     Method.ARCHIVE: "Back up",
     Method.DRILL: "Drill",
+    Method.FAILOVER: "Start",
 }
 #: 6 of the alphabet are 10^8 plans.
 _ID_LENGTH = 6
@@ -124,25 +127,32 @@ def ask(question: str) -> None:
         raise typer.Exit(exits.OK)
 
 
-def watch_to_the_end(plan_id: str, session: Session, *, as_json: bool, after: str = "0") -> Report:
-    """Show the plan at work until it has ended, its story from the event ``after`` on; the last report.
+def watch_to_the_end(
+    plan_id: str,
+    session: Session,
+    *,
+    as_json: bool,
+    after: str = "0",
+    is_over: Callable[[Report], bool] = has_ended,
+) -> Report:
+    """Show the plan at work until it is over, its story from the event ``after`` on; the last report.
 
     Interrupted, it first lets the instances that are down come up on one side, if their workers go away with it.
     """
     if not session.has_own_workers and not session.jobs.alive_workers():
         exits.errors.print("no worker is alive, so nothing moves; start one with `herder worker` or `herder resume`")
     try:
-        return _watch(plan_id, session, as_json=as_json, after=after)
+        return _watch(plan_id, session, as_json=as_json, after=after, is_over=is_over)
     except KeyboardInterrupt:
         if session.has_own_workers:
             _bring_up(plan_id, session)
         raise
 
 
-def _watch(plan_id: str, session: Session, *, as_json: bool, after: str) -> Report:
+def _watch(plan_id: str, session: Session, *, as_json: bool, after: str, is_over: Callable[[Report], bool]) -> Report:
+    reports = follow(plan_id, session.jobs, session.operations, lambda: time.sleep(_REFRESH_SECONDS), is_over)
     if not as_json and not render.console.is_terminal:
-        return _watch_as_lines(plan_id, session, after)
-    reports = follow(plan_id, session.jobs, session.operations, lambda: time.sleep(_REFRESH_SECONDS))
+        return _watch_as_lines(plan_id, session, after, reports)
     if as_json:
         return deque(reports, maxlen=1).pop()
     last = next(reports)
@@ -161,20 +171,19 @@ def _bring_up(plan_id: str, session: Session) -> None:
         time.sleep(_REFRESH_SECONDS)
 
 
-def _watch_as_lines(plan_id: str, session: Session, after: str) -> Report:
+def _watch_as_lines(plan_id: str, session: Session, after: str, reports: Iterator[Report]) -> Report:
     """For logs and pipes: one line for each step that a job completed, for each server set aside and each one back."""
-    reports = follow(plan_id, session.jobs, session.operations, lambda: time.sleep(_REFRESH_SECONDS))
     away: dict[str, str] = {}
-    while True:
-        report = next(reports)
+    last = next(reports)
+    for report in chain((last,), reports):
+        last = report
         away = _tell_servers(report, away)
         for entry_id, event in session.events.read(plan_id, after):
             after = entry_id
             if event["outcome"] != "wait":
                 reason = f": {event['error']}" if event["error"] else ""
                 render.console.print(f"{event['instance']}: {event['step']} {event['outcome']}{reason}", markup=False)
-        if report.has_ended:
-            return report
+    return last
 
 
 def _tell_servers(report: Report, away: dict[str, str]) -> dict[str, str]:

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from common.domain.errors import InputError
-from common.domain.machine import NOT_LIVE
 from common.domain.plan import (
     AfterGrace,
     Method,
@@ -30,7 +29,7 @@ class MoveMethod(StrEnum):
     WARM = Method.WARM.value
     COLD = Method.COLD.value
     STATEFUL = Method.STATEFUL.value
-    LIVE = "live"  # known in order to be refused with the reason
+    LIVE = Method.LIVE.value
 
 
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON on standard output.")]
@@ -53,7 +52,7 @@ MethodOption = Annotated[
     typer.Option(
         "--method",
         help="warm keeps it running while it is copied; cold stops it first; stateful too, and a virtual machine goes "
-        "on with its memory. live is refused, with the reason.",
+        "on with its memory. live is refused, with all that stands in its way.",
     ),
 ]
 Downtime = Annotated[str, typer.Option("--downtime", help="Cut over once a pass takes no longer than this.")]
@@ -271,8 +270,6 @@ def policy(
     limit: str,
 ) -> Policy:
     """The policy that these options ask for. Raises InputError."""
-    if method is MoveMethod.LIVE:
-        raise InputError(f"--method live: {NOT_LIVE}", hint="--method stateful, or leave it out")
     return Policy(
         method=Method(method.value) if method else None,
         downtime=duration(downtime, "--downtime"),

@@ -164,7 +164,13 @@ def test_copies_come_and_go_and_follow_their_sources(cluster: Cluster, herder: H
 def test_a_cluster_is_backed_up_and_what_was_lost_comes_back(cluster: Cluster, herder: Herder) -> None:
     """From whatever member it is on; a restore has its member chosen as any other copy."""
     cluster.has_at(cluster["c2"])
-    policy = {"name": "nightly", "select": {"source": "cluster"}, "targets": [{"remote": "s1"}], "keep": {"last": 2}}
+    policy = {
+        "name": "nightly",
+        "select": {"source": "cluster"},
+        "schedule": {"when": "02:00"},
+        "targets": [{"remote": "s1"}],
+        "keep": {"last": 2},
+    }
     file = herder.home / "policies.yaml"
     file.write_text(yaml.safe_dump({"policies": [policy]}))
     for night in ("2026-01-01T02:00Z", "2026-01-02T02:00Z"):

@@ -18,7 +18,7 @@ from common.domain.itinerary import ITINERARIES
 from common.domain.job import JobError, State
 from common.domain.plan import Finding, Move, Plan, Refusal
 from common.store.keys import Keys
-from producer import placement, planfile, policyfile
+from producer import failing_over, placement, planfile, policyfile
 from producer.cli import exits
 from producer.report import JobReport, RefusalReport, Report, SetAsideReport, Totals
 from tests.docs import generate
@@ -56,7 +56,7 @@ def _refusal_codes() -> set[str]:
     """The codes with which planning and preflight refuse, as the sources spell them."""
     calls = [
         node
-        for module in (eligibility, placement)
+        for module in (eligibility, placement, failing_over)
         for node in ast.walk(ast.parse(inspect.getsource(module)))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in {"_refuse", "Finding"}
     ]
@@ -158,7 +158,11 @@ def test_every_step_is_explained() -> None:
     steps = list(dict.fromkeys(step.name for itinerary in ITINERARIES.values() for step in itinerary.steps))
     page = EXPLANATION / "how-a-move-survives.md"
     backups = EXPLANATION / "how-a-backup-survives.md"
-    told = [step for heading in ("Steps", "Into an archive", "Drills") for step in first_cells(backups, heading)]
+    told = [
+        step
+        for heading in ("Steps", "Into an archive", "Drills", "Failovers")
+        for step in first_cells(backups, heading)
+    ]
     told += [
         step
         for heading in (

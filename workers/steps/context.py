@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -58,7 +58,8 @@ class Context:
     ``save`` makes a checkpoint inside the step. ``memo`` is the job as text, for the servers: if Redis is lost, it is
     rebuilt from that. ``carry`` connects two servers through this process. An export or an import has one server, and
     that is both ``source`` and ``target``; ``streams`` limits how many of their backups this process carries at a time,
-    and ``keep_alive`` keeps the job and its slots meanwhile and returns what a person asked for.
+    and ``keep_alive`` keeps the job and its slots meanwhile and returns what a person asked for. ``client_of`` is any
+    other server's.
     """
 
     job: Job
@@ -72,7 +73,9 @@ class Context:
     carry: Carry
     streams: threading.Semaphore
     keep_alive: Callable[[], str]
+    client_of: Callable[[str], LxdClient]
     archive_at: Callable[[str], Archive] = open_archive
+    _ended: dict[OperationRef, Operation] = field(default_factory=dict)
 
     @property
     def archive(self) -> Archive:
@@ -118,7 +121,7 @@ class Context:
 
     def look(self, ref: OperationRef) -> Operation | None:
         """How an operation stands; None if its server has forgotten it and nobody saw it end."""
-        known = self.log.result(ref)
+        known = self._ended.get(ref) or self.log.result(ref)
         if known is not None:
             return None if known.is_forgotten else known
         return self._client_of(ref).operation(ref.id)
@@ -176,12 +179,15 @@ class Context:
                 operation = self._client_of(ref).wait(ref.id, timeout_seconds=1)
                 if operation is None or not operation.is_finished:
                     return False
+                self._ended[ref] = operation
         except TemporaryError:
             return False
         return True
 
     def _client_of(self, ref: OperationRef) -> LxdClient:
-        return self.source if ref.remote == self.move.source else self.target
+        if ref.remote == self.move.source:
+            return self.source
+        return self.target if ref.remote == self.move.target else self.client_of(ref.remote)
 
     def _await(self, key: str, ref: OperationRef, blocked_on: str) -> Outcome:
         evidence = {**self.job.evidence, key: {"remote": ref.remote, "id": ref.id, "project": ref.project}}
@@ -195,7 +201,7 @@ class Context:
         profiles: tuple[str, ...] | None = None,
     ) -> None:
         """Change the source now; for a moment after an operation its server may still be busy with it."""
-        self._patch(self.source, self.source_instance, config=config, devices=devices, profiles=profiles)
+        self.patch(self.source, self.source_instance, config=config, devices=devices, profiles=profiles)
 
     def patch_target(
         self,
@@ -206,7 +212,7 @@ class Context:
         look: Callable[[], Instance] | None = None,
     ) -> None:
         """Change the copy now; ``seen`` is how it was read a moment ago. ``look`` finds it if it has another name."""
-        self._patch(self.target, look or self._copy_there, seen=seen, config=config, devices=devices)
+        self.patch(self.target, look or self._copy_there, seen=seen, config=config, devices=devices)
 
     def _copy_there(self) -> Instance:
         copy = self.target_instance()
@@ -214,9 +220,10 @@ class Context:
             raise NotFound(f"{self.move.target_place}: there is no {self.job.copy_name}")
         return copy
 
-    def _patch(
+    def patch(
         self, client: LxdClient, look: Callable[[], Instance], *, seen: Instance | None = None, **changes: Any
     ) -> None:
+        """Change what ``look`` finds on whatever server now."""
         for attempt in soon_again(ServerBusy, PreconditionFailed):
             with attempt:
                 # The fence is confirmed after the reading: should we sleep after that until the job is another

@@ -137,6 +137,7 @@ def _definition(ctx: Context) -> dict[str, object]:
         "project": ctx.move.project,
         "project_definition": {"description": project.description, "config": dict(project.config)},
         "identity": identity_of(now),
+        "ran": was.config.get("volatile.last_state.power") == "RUNNING",
         "snapshot": ctx.move.order.snapshot,
         "architecture": was.architecture,
         "description": now.description,

@@ -17,7 +17,15 @@ from collections.abc import Callable, Mapping
 from common.domain.errors import CutoverBroken, IdentityMismatch, NotFound, PreconditionFailed
 from common.domain.fleet import Profile
 from common.domain.generation import COMPLETE
-from common.domain.instance import BACKUP_STATE, GUARD_DEVICE, GUARD_TYPES, REFRESHED_BY, Instance, guard_profile
+from common.domain.instance import (
+    BACKUP_STATE,
+    FAILED_OVER_BY,
+    GUARD_DEVICE,
+    GUARD_TYPES,
+    REFRESHED_BY,
+    Instance,
+    guard_profile,
+)
 from common.domain.plan import identity_of
 from common.lxd.client import LxdClient
 from workers.steps.context import Context, soon_again
@@ -85,6 +93,8 @@ def is_released(ctx: Context, copy: Instance | None) -> bool:
         return False
     if ctx.move.is_refresh:
         return copy.config.get(REFRESHED_BY) == ctx.job.id
+    if ctx.move.failover:
+        return copy.config.get(FAILED_OVER_BY) == ctx.job.id
     return copy.config.get("volatile.uuid") == uuid_of_copy(ctx.job)
 
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from common.domain.eligibility import wanted_profiles
 from common.domain.errors import CopyLost, IdentityMismatch, NotFound, ServerRefused, VerificationFailed
-from common.domain.instance import REFRESHED_BY, Instance
+from common.domain.instance import FAILED_OVER_BY, REFRESHED_BY, Instance
 from common.domain.job import Outcome
 from workers.steps.context import Context
 from workers.steps.cutover import free_target, missing_snapshots
@@ -49,6 +49,7 @@ def release_copy(ctx: Context) -> Outcome:
             f"{ctx.move.target}:{copy.name} is being put back as it was", hint=f"`herder cancel {ctx.job.id}`"
         )
     told = {REFRESHED_BY: ctx.job.id} if ctx.move.is_refresh else {}
+    told |= {FAILED_OVER_BY: ctx.job.id} if ctx.move.failover else {}
     return free_target(ctx, copy, "released", devices=unguarded(copy), told=told) or Outcome.completed()
 
 

@@ -4,7 +4,7 @@ import uuid
 
 from common.domain.errors import IdentityMismatch
 from common.domain.generation import moment_of
-from common.domain.instance import MARK_PREFIX, Config, Instance, guard_profile
+from common.domain.instance import INSTANCE_ID, INSTANCE_ID_MARK, MARK_PREFIX, Config, Instance, guard_profile
 from common.domain.job import Job
 from workers.steps.context import Context
 
@@ -15,7 +15,7 @@ LEAVING = "leaving"
 #: Set on the copy so that its server does not start it and so that we can remove it; the wanted values are marked.
 _OVERRIDDEN = {"boot.autostart": "autostart", "security.protection.delete": "protection"}
 
-_INSTANCE_ID, _ID_MARK = "volatile.cloud-init.instance-id", "instance-id"
+_ID_MARK = INSTANCE_ID_MARK.removeprefix(MARK_PREFIX)
 
 
 def mark(name: str) -> str:
@@ -47,7 +47,7 @@ def wanted(config: Config) -> dict[str, str]:
 
 def remembered_id(instance: Instance) -> dict[str, str]:
     """A mark for the id by which cloud-init knows the machine: LXD gives it another one when it is renamed."""
-    return {mark(_ID_MARK): instance.config[_INSTANCE_ID]} if _INSTANCE_ID in instance.config else {}
+    return {INSTANCE_ID_MARK: instance.config[INSTANCE_ID]} if INSTANCE_ID in instance.config else {}
 
 
 def restored(instance: Instance) -> dict[str, str]:
@@ -65,7 +65,7 @@ def restored(instance: Instance) -> dict[str, str]:
 
 def id_of_mark(instance: Instance) -> dict[str, str]:
     """The id for cloud-init that its mark remembers."""
-    return {_INSTANCE_ID: instance.marks[_ID_MARK]} if _ID_MARK in instance.marks else {}
+    return {INSTANCE_ID: instance.marks[_ID_MARK]} if _ID_MARK in instance.marks else {}
 
 
 def marked(ctx: Context, source: Instance) -> Instance:

@@ -12,11 +12,13 @@ from workers.steps.context import Context
 from workers.steps.copies import find_operation, remove_copy
 from workers.steps.copying import thaw
 from workers.steps.guard import remove_guard_profiles, unguard_source, was_handed_over
+from workers.steps.homing import put_stale_back
 from workers.steps.independence import keep_from_release
 from workers.steps.marks import unmarked
 from workers.steps.preflight import learned
 from workers.steps.refreshing import put_back
-from workers.steps.volumes import discard_volumes, give_volumes_back
+from workers.steps.volume_steps import discard_sent_volumes
+from workers.steps.volumes import give_volumes_back
 
 _REFRESH_MAY_END = timedelta(seconds=20)
 
@@ -118,7 +120,7 @@ def discard_copy(ctx: Context) -> Outcome:
         return Outcome.goes_forward(**learned(ctx))
     copy = ctx.own_copy()
     if copy is None:
-        return discard_volumes(ctx)
+        return discard_sent_volumes(ctx)
     if ctx.move.is_copy:
         keep_from_release(ctx, copy)
     running = find_operation(ctx.target.operations(project=ctx.move.target_project), copy.name)
@@ -127,12 +129,12 @@ def discard_copy(ctx: Context) -> Outcome:
         return ctx.wait_for(ctx.on_target(running.id), blocked_on=blocked_on, retry_in=timedelta(milliseconds=500))
     if ctx.move.is_copy and was_handed_over(ctx):
         return Outcome.goes_forward(**learned(ctx))
-    return remove_copy(ctx, copy) or discard_volumes(ctx)
+    return remove_copy(ctx, copy) or discard_sent_volumes(ctx)
 
 
 def release_source(ctx: Context) -> Outcome:
     """Our snapshots and marks leave the source: nothing shows that we were there."""
-    dropped = drop_own_snapshots(ctx)
+    dropped = drop_own_snapshots(ctx) or (put_stale_back(ctx) if ctx.move.goes_home else None)
     if dropped is not None:
         return dropped
     with suppress(NotFound):

@@ -116,6 +116,11 @@ ONE_FINDING = [
         ("virtual_machine", "does not move warm", "leave `--method` out"),
     ),
     (
+        "a container that shall move live",
+        {"move": a_move(method=Method.LIVE)},
+        ("live", "it is a container, whose memory could move by CRIU only", "leave `--method` out"),
+    ),
+    (
         "a virtual machine, to a server without QEMU",
         {
             "instance": an_instance(type="virtual-machine"),
@@ -636,3 +641,13 @@ def test_a_cluster_is_backed_up_but_gets_no_backups() -> None:
     assert "s1 is a cluster, and backups onto a cluster have not been tried" in [each.message for each in found]
     of_one = a_move(source_member="c2", method=Method.BACKUP, backup=order)
     assert findings(an_instance(location="c2"), of_one, a_member("c2"), a_server("s2")) == ()
+
+
+@pytest.mark.parametrize(
+    ("method", "codes"),
+    [(Method.COLD, []), (Method.STATEFUL, ["virtual_machine"]), (Method.LIVE, ["virtual_machine"])],
+)
+def test_a_virtual_machine_changes_its_member_without_its_memory(method: Method, codes: list[str]) -> None:
+    machine = an_instance(type="virtual-machine", location="c2")
+    found = findings(machine, a_move_within_cluster(method=method), a_member("c2"), a_member())
+    assert [each.code for each in found] == codes

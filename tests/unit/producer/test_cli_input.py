@@ -59,11 +59,6 @@ MISTAKES: Sequence[tuple[str, list[str], str]] = [
     ("a server of images", ["evacuate", "images:", "--to", "s2:", "--yes"], "gives out images and runs no instances"),
     ("an instance where a server is meant", ["evacuate", "s1:web1", "--to", "s2:"], "'s1:web1' names an instance"),
     (
-        "a live move",
-        ["move", "s1:vm1", "s2:", "--method", "live", "--yes"],
-        "--method live: nothing moves live: LXD 5.0 would stop the machine first",
-    ),
-    (
         "a limit that is no rate",
         ["move", "s1:web1", "s2:", "--limit", "fast", "--yes"],
         "--limit: 'fast' is not a rate; write 200MiB/s or 50MB/s",

@@ -165,11 +165,6 @@ MISTAKES = [
         "FILE:4:1: method: Input should be 'warm', 'cold', ",
     ),
     (
-        "a live move",
-        SMALLEST + "method: live\n",
-        "FILE:4:1: method: nothing moves live: LXD 5.0 would stop the machine first",
-    ),
-    (
         "a duration that is none",
         SMALLEST + "limits:\n  per_source: 2\n  downtime: 5 parsecs\n",
         "FILE:6:3: limits.downtime: '5 parsecs' is not a duration; write 30s, 5m, 2h or 500ms",

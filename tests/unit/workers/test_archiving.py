@@ -106,6 +106,7 @@ class Vault:
             carry=Mock(),
             streams=threading.BoundedSemaphore(1),
             keep_alive=nothing,
+            client_of=Mock(),
             archive_at=lambda _: dying,
         )
 
