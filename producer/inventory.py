@@ -86,7 +86,8 @@ def _member(client: LxdClient, cluster: Server, name: str) -> Server:
         return replace(cluster, member=name, volumes=volumes)
     at = client.at(name)
     pools = {pool.name: pool for pool in at.pools()}
-    networks = {project: at.networks(project=project) for project in cluster.networks}
+    lacking = at.lacking_interfaces()
+    networks = {project: names - lacking for project, names in cluster.networks.items()}
     return replace(cluster, member=name, info=at.info(), pools=pools, networks=networks, volumes=volumes)
 
 

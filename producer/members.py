@@ -97,15 +97,20 @@ def check_idle(client: LxdClient, names: Collection[str]) -> None:
 
 
 def start_stranded(client: LxdClient, name: str) -> tuple[str, ...]:
-    """Start what LXD itself has stopped, to evacuate a member, before it failed; the names of what it found.
+    """Start what LXD itself has stopped, to evacuate a member, before it failed; what became of each, in words.
 
     What does not start stays stopped, and moves as it is.
     """
     stranded = [i for i in client.instances(None) if i.config.get(ORIGIN) == name and i.is_stranded]
-    for instance in stranded:
-        begun = client.start(instance.name, project=instance.project)
-        client.wait(begun, timeout_seconds=_LOOK_AGAIN_SECONDS)
-    return tuple(instance.name for instance in stranded)
+    return tuple(f"{client.remote}:{instance.name} {_started(client, instance)}" for instance in stranded)
+
+
+def _started(client: LxdClient, instance: Instance) -> str:
+    begun = client.start(instance.name, project=instance.project)
+    ended = client.wait(begun, timeout_seconds=_LOOK_AGAIN_SECONDS)
+    if ended is not None and ended.is_finished and not ended.succeeded:
+        return f"was stopped by LXD itself, which then failed to move it, and does not start: {ended.error}"
+    return "was stopped by LXD itself, which then failed to move it: it is started"
 
 
 def reopen(client: LxdClient, member: Member) -> None:

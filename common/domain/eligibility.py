@@ -36,6 +36,9 @@ def findings(
     instance: Instance, move: Move, source: Server, target: Server, *, own_job: str = ""
 ) -> tuple[Finding, ...]:
     """Everything that stands in the way of this move, refusals and warnings. ``own_job`` may already hold it."""
+    down = tuple(_about_home(move, source))
+    if down:
+        return down  # nothing else is known of it
     if move.backup:
         return tuple(_about_backing_up(instance, move, source, target, own_job))
     if move.method is Method.DRILL:
@@ -43,7 +46,7 @@ def findings(
     return (
         *_about_servers(move, source, target),
         *_about_same_server(move, source, target),
-        *_about_member(instance, move, source, target),
+        *_about_member(instance, move, target),
         *_about_instance(instance, move, own_job),
         *(_about_refresh if move.is_refresh else _about_new)(instance, move, target, own_job),
         *_about_volumes(instance, move, source, target, own_job),
@@ -87,7 +90,7 @@ def backed_volumes(instance: Instance, move: Move, source: Server, target: Serve
 
     Others write into one that they attach too, at other moments; nobody could put it back without harm to them.
     """
-    if not move.order.volumes or any(_about_ways_of_volumes(source, target)):
+    if not move.order.volumes or source.info.clustered or any(_about_ways_of_volumes(source, target)):
         return ()
     found = (source.volumes.get((pool, move.project, name)) for pool, name in _attached(instance))
     return tuple(
@@ -104,6 +107,8 @@ def _attached(instance: Instance) -> list[tuple[str, str]]:
 
 
 def _why_left(source: Server, target: Server) -> str:
+    if source.info.clustered:
+        return "each member of a cluster has its own, and may have some of the same names"
     lacking = next((each.message for each in _about_ways_of_volumes(source, target) if each.is_refusal), "")
     only = "only those go along that hold files and that nobody else attaches"
     return why_as_backup(source.info, target.info) or lacking or only
@@ -237,9 +242,9 @@ def _about_servers(move: Move, *servers: Server) -> Iterator[Finding]:
         if server.info.product not in PRODUCTS:
             message = f"{server.remote} is {server.info.product}; only servers of LXD and Incus are supported"
             yield _refuse("server_kind", message, "another server")
-        elif server.info.clustered and (move.backup or move.method not in _WITH_CLUSTERS):
-            message = f"{server.remote} is a cluster, and {_named(move)} have not been tried with one"
-            yield _refuse("server_kind", message, "a server that stands alone; instances are moved and copied")
+        elif server.info.clustered and not _is_tried_with_clusters(move, server):
+            message = f"{server.remote} is a cluster, and {_untried(move)} a cluster have not been tried"
+            yield _refuse("server_kind", message, "take a server that stands alone")
         missing = sorted(REQUIRED_EXTENSIONS - server.info.extensions)
         if missing:
             yield _refuse("extension", f"{server.remote} lacks the API extensions {', '.join(missing)}", "upgrade it")
@@ -252,18 +257,26 @@ def _about_same_server(move: Move, source: Server, target: Server) -> Iterator[F
         )
 
 
-def _named(move: Move) -> str:
+def _is_tried_with_clusters(move: Move, server: Server) -> bool:
+    """Whether a cluster can be this side of it; one that is backed up is only read."""
+    return move.method in _WITH_CLUSTERS or (move.method is Method.BACKUP and server.remote == move.source)
+
+
+def _untried(move: Move) -> str:
     if move.is_of_volume:
-        return "volumes that go by themselves"
-    return "drills" if move.method is Method.DRILL else "imports" if move.method is Method.IMPORT else "backups"
+        return "volumes that go by themselves from or to"
+    return {Method.DRILL: "drills in", Method.IMPORT: "imports into"}.get(move.method, "backups onto")
 
 
-def _about_member(instance: Instance, move: Move, source: Server, target: Server) -> Iterator[Finding]:
-    """Whether the member can take it, and whether the instance can leave its own."""
+def _about_home(move: Move, source: Server) -> Iterator[Finding]:
     home = source.members.get(move.source_member)
     if home is not None and home.status == "Offline":
         message = f"member {home.name} of {source.remote}, which it is on, is Offline: {home.message}"
         yield _refuse("member", message, f"start {home.name}, then make the plan again")
+
+
+def _about_member(instance: Instance, move: Move, target: Server) -> Iterator[Finding]:
+    """Whether the member can take it, and whether the instance can leave its own."""
     if not move.target_member:
         return
     member = target.members.get(move.target_member)

@@ -62,7 +62,8 @@ class LxdClient:
     delete_profile       DELETE /1.0/profiles/NAME
     pool_definitions     GET /1.0/storage-pools?recursion=1
     create_pool          POST /1.0/storage-pools
-    networks             GET /1.0/networks, GET /1.0/networks/NAME
+    networks             GET /1.0/networks
+    lacking_interfaces   GET /1.0/networks?recursion=1, GET /1.0/networks/NAME
     network_definitions  GET /1.0/networks?recursion=1
     create_network       POST /1.0/networks
     ovn_networks         GET /1.0/networks?recursion=1
@@ -322,13 +323,17 @@ class LxdClient:
     def networks(self, *, project: str = "default") -> frozenset[str]:
         """Names of the networks that NICs of a project may use, the host's own interfaces included.
 
-        The members of a cluster share what it manages; each tells of its own interfaces only if it is asked for one.
+        The members of a cluster share what it manages; the interfaces are those of the member that answers.
         """
+        return records.names(self._get("/1.0/networks", {"project": project}))
+
+    def lacking_interfaces(self) -> frozenset[str]:
+        """Those interfaces of the host that answers which this member's host has not got."""
         if not self.member:
-            return records.names(self._get("/1.0/networks", {"project": project}))
-        found = self._get("/1.0/networks", {"project": project, **_WHOLE_RECORDS})
+            return frozenset()
+        found = self._get("/1.0/networks", _WHOLE_RECORDS)
         own = [each["name"] for each in found if not each.get("managed") and each.get("type") in _INTERFACES]
-        return frozenset(each["name"] for each in found) - {name for name in own if not self._has_interface(name)}
+        return frozenset(name for name in own if not self._has_interface(name))
 
     def _has_interface(self, name: str) -> bool:
         try:

@@ -23,6 +23,7 @@ def survey(client: LxdClient, *, projects: Sequence[str] | None, only: str | Non
     known = client.projects()
     seen = [project for project in known if projects is None or project in projects]
     # A project that is made may use what the default one has.
+    lacking = client.lacking_interfaces()
     furnished = seen if projects is None or set(projects) <= {*known} else sorted({*seen, "default"} & {*known})
     return Server(
         remote=client.remote,
@@ -33,7 +34,7 @@ def survey(client: LxdClient, *, projects: Sequence[str] | None, only: str | Non
         instances=tuple(i for project in seen for i in _instances(client, project, only)),
         pools={pool.name: pool for pool in client.pools()},
         profiles={project: {p.name: p for p in client.profiles(project=project)} for project in furnished},
-        networks={project: client.networks(project=project) for project in furnished},
+        networks={project: client.networks(project=project) - lacking for project in furnished},
         volumes=volumes_at(client.member, (v for project in seen for v in client.volumes(project=project))),
     )
 

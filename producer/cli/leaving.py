@@ -139,9 +139,8 @@ def _empty(plan: Plan, remotes: Remotes, *, yes: bool, as_json: bool) -> None:
 
 def tell_started(client: LxdClient, names: Sequence[str]) -> bool:
     """Start what LXD itself has stopped and then failed to move for these members; whether there was anything."""
-    found = [f"{client.remote}:{instance}" for name in names for instance in members.start_stranded(client, name)]
-    if found:
-        told = f"started {', '.join(found)}, which LXD itself had stopped before it failed to move it"
+    found = [told for name in names for told in members.start_stranded(client, name)]
+    for told in found:
         exits.errors.print(told, markup=False)
     return bool(found)
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
+import yaml
 
 from tests.acceptance import world
 from tests.acceptance.story import DONE, NOT_ALL, Herder
@@ -158,6 +159,32 @@ def test_copies_come_and_go_and_follow_their_sources(cluster: Cluster, herder: H
     assert world.get(cluster.s1, "back")["config"][COPY_OF] == world.get(cluster.c1, NAME)["config"]["volatile.uuid"]
     assert cluster.places() == {NAME: ("c3", "Running")}
     assert world.traces(cluster.s1) == world.traces(cluster.c1) == []
+
+
+def test_a_cluster_is_backed_up_and_what_was_lost_comes_back(cluster: Cluster, herder: Herder) -> None:
+    """From whatever member it is on; a restore has its member chosen as any other copy."""
+    cluster.has_at(cluster["c2"])
+    policy = {
+        "name": "nightly",
+        "select": {"source": "cluster"},
+        "schedule": {"when": "02:00"},
+        "targets": [{"remote": "s1"}],
+        "keep": {"last": 2},
+    }
+    file = herder.home / "policies.yaml"
+    file.write_text(yaml.safe_dump({"policies": [policy]}))
+    for night in ("2026-01-01T02:00Z", "2026-01-02T02:00Z"):
+        cluster.files = world.tree(world.rootfs(cluster["c2"], NAME))
+        herder.run("backup", "run", str(file), "--at", night).ended(DONE)
+        world.write(cluster.c1, NAME, "/srv/file", night)
+    world.stop(cluster.c1, NAME)
+    world.delete(cluster.c1, NAME)
+    herder.run("backup", "restore", "cluster:web", "--from", "s1:", "--keep-addresses", "--yes").ended(DONE)
+    ((place, status),) = cluster.places().values()
+    assert status == "Stopped"
+    assert world.tree(world.rootfs(cluster[place], NAME)) == cluster.files
+    assert world.owners_config(world.get(cluster.c1, NAME)) == world.owners_config(cluster.was)
+    assert world.traces(cluster.c1) == []
 
 
 def test_a_move_into_a_cluster_is_taken_back_and_one_that_redis_lost_is_recovered(

@@ -31,6 +31,7 @@ from tests.builders import (
     a_server_info,
     a_volume,
     an_instance,
+    an_order,
     volumes_by_key,
 )
 
@@ -595,9 +596,9 @@ def test_it_comes_to_a_member_that_is_online(status: str) -> None:
 
 
 def test_what_is_on_a_member_that_is_down_cannot_leave() -> None:
-    """Its status is Error then, which alone says little. One in maintenance still gives away what is on it."""
+    """Its status is Error then, and nothing else is known of it. One in maintenance gives away what is on it."""
     down = {"c2": Member(name="c2", address="", status="Offline", message="no heartbeat")}
-    assert out_of_cluster(a_member("c2", members=down), status="Error") == ["member", "status"]
+    assert out_of_cluster(a_member("c2", members=down), status="Error", expanded_devices={}) == ["member"]
     in_maintenance = {"c2": Member(name="c2", address="", status="Evacuated")}
     assert out_of_cluster(a_member("c2", members=in_maintenance)) == []
 
@@ -616,11 +617,11 @@ def test_what_a_cluster_lacks_is_made_on_each_member_by_hand() -> None:
     assert found.hint == "choose one with --storage, or `lxc storage create` it on all members of s1"
 
 
-@pytest.mark.parametrize("method", [Method.IMPORT, Method.DRILL])
-def test_what_has_not_been_tried_with_clusters_is_refused(method: Method) -> None:
+@pytest.mark.parametrize(("method", "what"), [(Method.IMPORT, "imports into"), (Method.VOLUME_COPY, "volumes that go")])
+def test_what_has_not_been_tried_with_clusters_is_refused(method: Method, what: str) -> None:
     move = a_move(source="s9", target="s1", target_member="c3", method=method)
     found = [each.message for each in findings(an_instance(), move, a_server("s9"), a_member())]
-    assert f"s1 is a cluster, and {method}s have not been tried with one" in found
+    assert [message for message in found if message.startswith(f"s1 is a cluster, and {what}")]
 
 
 def test_a_copy_is_refreshed_on_the_member_that_has_it() -> None:
@@ -630,6 +631,16 @@ def test_a_copy_is_refreshed_on_the_member_that_has_it() -> None:
     assert into_cluster(replace(a_member(), instances=(copy,)), move=move) == ["member"]
     here = replace(a_member(), instances=(replace(copy, location="c3"),))
     assert into_cluster(here, move=move) == []
+
+
+def test_a_cluster_is_backed_up_but_gets_no_backups() -> None:
+    """What is backed up is only read."""
+    order = an_order()
+    onto = a_move(source="s9", target="s1", target_member="c3", method=Method.BACKUP, backup=order)
+    found = findings(an_instance(), onto, a_server("s9"), a_member())
+    assert "s1 is a cluster, and backups onto a cluster have not been tried" in [each.message for each in found]
+    of_one = a_move(source_member="c2", method=Method.BACKUP, backup=order)
+    assert findings(an_instance(location="c2"), of_one, a_member("c2"), a_server("s2")) == ()
 
 
 @pytest.mark.parametrize(

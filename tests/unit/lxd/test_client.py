@@ -100,10 +100,10 @@ def test_a_member_of_a_cluster_is_asked_through_any_other(client: LxdClient, ser
     assert server.heard[0].path == "/1.0?target=c2"
 
 
-def test_a_member_has_what_the_cluster_manages_and_of_all_interfaces_its_own(
+def test_a_member_is_asked_for_the_interfaces_of_the_host_that_answers(
     client: LxdClient, server: ScriptedServer
 ) -> None:
-    """The listing has those of the host that answers."""
+    """A listing has no others; what the cluster manages all have."""
     listed = [
         {"name": "lxdbr0", "type": "bridge", "managed": True},
         {"name": "br0", "type": "bridge", "managed": False},
@@ -111,8 +111,9 @@ def test_a_member_has_what_the_cluster_manages_and_of_all_interfaces_its_own(
         {"name": "lo", "type": "loopback", "managed": False},
     ]
     server.will(answer(listed), answer({"name": "br0"}), refuse(404, "Network not found"))
-    assert client.at("c2").networks() == {"lxdbr0", "br0", "lo"}
+    assert client.at("c2").lacking_interfaces() == {"br1"}
     assert [heard.path for heard in server.heard[1:]] == ["/1.0/networks/br0?target=c2", "/1.0/networks/br1?target=c2"]
+    assert client.lacking_interfaces() == frozenset()
 
 
 def test_members_tell_how_they_are(client: LxdClient, server: ScriptedServer) -> None:
