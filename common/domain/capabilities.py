@@ -27,6 +27,8 @@ class Capability:
 
 CAPABILITIES = (
     Capability(name="move and copy containers, warm and cold", extensions=REQUIRED_EXTENSIONS, is_required=True),
+    Capability(name="move and copy virtual machines, cold", extensions=frozenset({"virtual-machines"})),
+    Capability(name="move virtual machines with their memory", extensions=frozenset({"migration_stateful"})),
     Capability(name="move custom volumes, with an instance and by themselves", extensions=VOLUME_EXTENSIONS),
     Capability(name="carry custom volumes as backups", extensions=VOLUME_BACKUP_EXTENSIONS),
     Capability(name="choose instances by a filter", extensions=frozenset({"api_filtering"})),

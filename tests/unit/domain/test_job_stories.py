@@ -193,7 +193,7 @@ def test_after_the_commit_point_a_fault_is_waited_for_however_long(step: str) ->
     assert (later.state, later.step, later.is_committed) == (State.WAITING, step, True)
 
 
-@pytest.mark.parametrize("method", list(FORWARD))
+@pytest.mark.parametrize("method", FORWARD)
 def test_a_cancelled_job_that_finds_itself_handed_over_goes_forward(method: Method) -> None:
     """Redis had lost the hand-over: the target is the instance, and no record says otherwise any more."""
     back = a_running_job(method=method).cancelled()
