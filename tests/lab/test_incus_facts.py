@@ -18,7 +18,6 @@ from common.domain.volume import Volume
 from common.lxd.connect import connect
 from common.lxd.events import events
 from common.lxd.remotes import Remotes
-from tests.acceptance.world import volume_folder
 from tests.lab import Lab
 from tests.lab.host import wait_until
 from tests.lab.pulls import MIB, Site, booted, cleaned, done, finished, pull
@@ -246,7 +245,7 @@ class TestVolumes:
         """It has the source's config, marks and all; it can be deleted, and its operation is forgotten."""
         volume = Volume(pool="default", name="data", config={"user.herder.job": "p1-1"}, description="of s1")
         s1.client.create_volume(volume)
-        (volume_folder(s1.server, "data") / "old").write_bytes(os.urandom(64 * MIB))
+        (s1.server.lxd_dir / "storage-pools/default/custom/default_data/old").write_bytes(os.urandom(64 * MIB))
         try:
             tomorrow = datetime.now(UTC) + timedelta(days=1)
             making = s1.client.back_volume_up(volume, "b", expires_at=tomorrow, volume_only=False, optimized=True)
