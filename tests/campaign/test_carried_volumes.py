@@ -67,6 +67,6 @@ def test_a_redis_that_forgets_while_volumes_are_carried_harms_nothing(
 ) -> None:
     """With its worker it dies before a checkpoint, and comes back as it was some checkpoints before."""
     known = points(pool, itinerary, product=INCUS)
-    pairs = [(last, first) for last, first in rollbacks(known) if last.step in STEPS][part :: 2 * PARTS]
+    pairs = [(last, first) for last, first in rollbacks(known) if last.step in STEPS][part :: 4 * PARTS]
     wrong = [line for last, first in pairs for line in dies(pool, itinerary, last, back_to=first, product=INCUS)]
     assert wrong == [], "\n".join(wrong)
