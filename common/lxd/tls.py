@@ -14,19 +14,26 @@ from common.domain.errors import InputError
 from common.lxd import faults
 
 DEFAULT_PORT = 8443
+#: Seconds after which a server that takes nothing more of a stream is given up: a busy disk holds one for a while.
+_TAKES_NOTHING = 25.0
 
 
 class OneWriteConnection(HTTPSConnection):
     """Sends headers and body together.
 
     LXD compares ``If-Match`` when it has the headers and reads the body afterwards. A process that is stopped between
-    the two could otherwise complete an old write long after somebody else has changed the instance.
+    the two could otherwise complete an old write long after somebody else has changed the instance. What is sent piece
+    by piece as it comes has no such header, and would not fit into memory.
     """
 
     _held: list[bytes] | None = None
 
-    def request(self, *args: Any, **kwargs: Any) -> None:
-        """Called by urllib3 for each request."""
+    def request(self, *args: Any, chunked: bool = False, **kwargs: Any) -> None:
+        """Called by urllib3 for each request, when it is connected."""
+        if chunked:
+            self.timeout = _TAKES_NOTHING
+            super().request(*args, chunked=True, **kwargs)
+            return
         self._held = []
         try:
             super().request(*args, **kwargs)

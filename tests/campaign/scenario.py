@@ -14,6 +14,8 @@ SERVERS = ("s1", "s2", "s3")
 
 @dataclass(frozen=True)
 class Server:
+    """One of ``incus`` crashes if one of ``lxd`` sends it a custom volume."""
+
     name: str
     driver: str
     bandwidth: float
@@ -209,6 +211,12 @@ def draw(seed: int) -> Scenario:
     kept = random.Random(f"volumes of backups of {seed}")
     machines = tuple(replace(m, volumes=kept.choice([0, 0, 1, 2])) if m.nights else m for m in machines)
     boxes, of_boxes = _boxes(random.Random(f"boxes of {seed}"), names, walls)
+    products = random.Random(f"products of {seed}")
+    servers = tuple(replace(each, product=products.choice(["lxd", "lxd", "incus"])) for each in servers)
+    of = {each.name: each.product for each in servers}
+    # A backup leaves volumes out that would have to go as backups of the server's.
+    left = {m.name for m in machines if m.nights and (of[m.source], of[m.target]) == ("lxd", "incus")}
+    machines = tuple(replace(each, volumes=0) if each.name in left else each for each in machines)
     return Scenario(seed, servers, machines, workers, limits, (*wishes, *of_boxes), strikes, walls, boxes)
 
 

@@ -3,8 +3,10 @@
 Each test is one fact, and its docstring says it. What holds for both products is asked of both.
 """
 
+import os
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 
 from common.domain.errors import PreconditionFailed, ServerBusy, ServerRefused, ServerUnreachable
 from common.domain.instance import GUARD_DEVICE
+from common.domain.volume import Volume
 from common.lxd.connect import connect
 from common.lxd.events import events
 from common.lxd.remotes import Remotes
@@ -231,6 +234,32 @@ class TestPulls:
         done(s1.client, s1.client.delete(NAME))
         _, received = pull(i1, s1, NAME, config=instance.identity).ended()
         assert "Unknown configuration key: volatile.uuid.generation" in received.error
+
+
+class TestVolumes:
+    """Custom volumes come to Incus as backups: LXD must not send it one."""
+
+    def test_a_target_that_dies_while_it_makes_a_volume_of_a_backup_leaves_one_that_looks_whole(
+        self, s1: Site, i2: Site
+    ) -> None:
+        """It has the source's config, marks and all; it can be deleted, and its operation is forgotten."""
+        volume = Volume(pool="default", name="data", config={"user.herder.job": "p1-1"}, description="of s1")
+        s1.client.create_volume(volume)
+        (s1.server.lxd_dir / "storage-pools/default/custom/default_data/old").write_bytes(os.urandom(64 * MIB))
+        try:
+            tomorrow = datetime.now(UTC) + timedelta(days=1)
+            making = s1.client.back_volume_up(volume, "b", expires_at=tomorrow, volume_only=False, optimized=True)
+            done(s1.client, making)
+            with s1.client.read_volume_backup(volume, "b") as (size, pieces):
+                assert size > 64 * MIB
+                begun = i2.client.restore_volume("half", pieces, pool="default")
+            i2.restart()
+            assert i2.client.operation(begun) is None
+            half = i2.client.volume("default", "half")
+            assert (half.config["user.herder.job"], half.description) == ("p1-1", "of s1")
+            i2.client.delete_volume(half)
+        finally:
+            s1.client.delete_volume(volume)
 
 
 @pytest.mark.parametrize(("name", "unknown"), [("s1", "security.guestapi"), ("i1", "security.devlxd")])
