@@ -89,7 +89,7 @@ def undo(name: str, store: JobStore) -> list[Answer]:
         if not job.is_committed:
             (answer,) = cancel(job.id, store)
             return answer
-        if job.move.is_copy or job.move.is_of_volume or job.move.is_within_cluster:
+        if job.move.is_copy or job.move.is_of_volume:
             return _refuse(job, _why_never_back(job.move))
         if job.state is State.DONE and job.move.policy.retire is Retire.DELETE:
             return _refuse(job, f"its source was deleted; move {job.move.target}:{job.move.name} back instead")
@@ -106,10 +106,7 @@ def _why_never_back(move: Move) -> str:
         return f"{where} has been refreshed and verified; what it was is not kept"
     if move.archive or move.backup or move.drill or move.failover or move.is_of_volume:
         return _MADE[move.method].format(where=where, move=move)
-    if move.is_copy:
-        return f"it is a copy, its source has never stopped; `lxc delete {where}` removes the copy"
-    back = f"`herder move {where} --target {move.source_member}`"
-    return f"it is past its commit point, and within a cluster nothing is brought back; {back} moves it once more"
+    return f"it is a copy, its source has never stopped; `lxc delete {where}` removes the copy"
 
 
 def retry(name: str, store: JobStore) -> list[Answer]:

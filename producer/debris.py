@@ -45,6 +45,8 @@ _PROFILE = re.compile(rf"herder-{_JOB}")
 _WRECK = re.compile(rf"(?P<name>.+)-wreck-{_JOB}-\d+")
 #: What is beside a volume while that is refreshed: the new one, and the one that was there.
 _BESIDE = re.compile(rf"(?P<name>.+)-(?:copy|kept)-{_JOB}")
+#: What is made on the target of a volume's backup, until it is whole: it has the marks of its source, if it has any.
+_IMPORT = re.compile(rf".+-import-{_JOB}-\d+")
 #: LXD gives an instance this name while it moves it between members or pools, and the old one afterwards.
 _TEMPORARY = re.compile(r"(?:lxd-)?move-of-(?P<of>.+)")
 #: Every guard profile says in its description whose it is.
@@ -836,10 +838,12 @@ def _volumes(eye: _Eye) -> Iterator[Debris]:
             users = volume.other_users(project=volume.project)
             if not job or eye.is_at_work(job) or (volume.is_retired and users):
                 continue  # a retired one goes with the retired instance that attaches it
-            told = f"marks of job {job} ({', '.join(sorted(volume.marks))})" if volume.marks else "its name"
+            is_import = bool(_job_in(_IMPORT, volume.name))
+            is_told = volume.marks and not is_import
+            told = f"marks of job {job} ({', '.join(sorted(volume.marks))})" if is_told else "its name"
             used = f"attached by {', '.join(users)}" if users else "attached by nobody"
             yield Debris(
-                kind=Kind.RETIRED if volume.is_retired else Kind.VOLUME,
+                kind=Kind.RETIRED if volume.is_retired and not is_import else Kind.VOLUME,
                 server=remote,
                 project=volume.project,
                 subject=f"volume {volume.place}",
@@ -852,6 +856,8 @@ def _volumes(eye: _Eye) -> Iterator[Debris]:
 
 def _about_left_volume(eye: _Eye, remote: str, volume: Volume, job: str) -> str:
     delete = f"`lxc storage volume delete {remote}:{volume.pool} {volume.name} --project {volume.project}`"
+    if _IMPORT.fullmatch(volume.name):
+        return f"{delete}: it was being made of a backup, and nobody knows whether it is whole"
     if volume.is_retired:
         return f"{delete} when it is not needed any more"
     if not volume.marks:
@@ -869,7 +875,7 @@ def _without_marks(remote: str, volume: Volume) -> str:
 
 
 def _job_of_volume(volume: Volume) -> str:
-    return volume.marks.get("job", "") or _job_in(_BESIDE, volume.name)
+    return _job_in(_IMPORT, volume.name) or volume.marks.get("job", "") or _job_in(_BESIDE, volume.name)
 
 
 def _own_volumes(server: Server) -> Iterator[Volume]:

@@ -13,7 +13,8 @@ from common.domain.plan import Request, Selection
 from common.lxd.client import LxdClient
 from common.lxd.connect import connect
 from common.lxd.remotes import Remotes
-from common.lxd.survey import survey, told_of_definitions, told_of_machines, tried
+from common.lxd.survey import survey, told_of_definitions, told_of_machines, tried, volumes_at
+from producer.planner import members_for
 
 _ASKED_AT_A_TIME = 8
 
@@ -55,13 +56,22 @@ def take_inventory(request: Request, remotes: Remotes, settings: Settings) -> Fl
             hint=f"make a token there (`lxc config trust add`), then `herder remote add {untrusted[0]} TOKEN`",
         )
     source, *targets = servers
-    members = [_member(client_of(source.remote), source, name) for name in request.members]
     configs = [request.overrides_of(instance.name).over(instance.own_config) for instance in source.instances]
     if any(instance.is_virtual_machine for instance in source.instances):
         source, *targets = (told_of_machines(client_of(server.remote), server) for server in servers)
     if request.overrides.create:
         source = told_of_definitions(client_of(source.remote), source)
     asked = [tried(client_of(target.remote), target, source.info, configs) for target in targets]
+    goes_somewhere = request.targets or request.members
+    clusters = (asked or [source]) if goes_somewhere else []
+    wanted = [(server, name) for server in clusters for name in members_for(request, server)]
+
+    def look_at(there: tuple[Server, str]) -> Server:
+        server, name = there
+        return _member(client_of(server.remote), server, name)
+
+    with ThreadPoolExecutor(max_workers=_ASKED_AT_A_TIME) as pool:
+        members = list(pool.map(look_at, wanted))
     return Fleet(
         seen_at=datetime.now(UTC),
         servers={server.place: server for server in (source, *asked, *members)},
@@ -70,12 +80,14 @@ def take_inventory(request: Request, remotes: Remotes, settings: Settings) -> Fl
 
 
 def _member(client: LxdClient, cluster: Server, name: str) -> Server:
-    """A member of the source's cluster, with its own pools; one that cannot take anything is not asked for them."""
-    there = cluster.members.get(name)
+    """A member of a cluster, with what is its own; one that cannot take anything is not asked for that."""
+    there, volumes = cluster.members.get(name), volumes_at(name, cluster.volumes.values())
     if there is None or there.status != "Online":
-        return replace(cluster, member=name)
+        return replace(cluster, member=name, volumes=volumes)
     at = client.at(name)
-    return replace(cluster, member=name, info=at.info(), pools={pool.name: pool for pool in at.pools()})
+    pools = {pool.name: pool for pool in at.pools()}
+    networks = {project: at.networks(project=project) for project in cluster.networks}
+    return replace(cluster, member=name, info=at.info(), pools=pools, networks=networks, volumes=volumes)
 
 
 def backup_needs(

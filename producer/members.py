@@ -9,12 +9,15 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from common.domain.errors import InputError, TransferFailed
 from common.domain.fleet import Member
-from common.domain.instance import HOME, Instance
+from common.domain.instance import HOME, ORIGIN, Instance
 from common.lxd.client import LxdClient
+from producer.placement import taking_members
 
 _PLACES_ON_IT, _PLACED_BEFORE = "scheduler.instance", "user.herder-scheduler-before"
 _NEVER, _UNSET = "manual", "unset"
 _VOTES = "database"
+#: How LXD and Incus call what they do themselves with a member.
+_BY_LXD = ("Evacuating cluster member", "Restoring cluster member")
 #: How long one request waits for an evacuation or a restore, in seconds; LXD stops one instance after the other.
 _LOOK_AGAIN_SECONDS = 30
 
@@ -56,31 +59,22 @@ def check_quorum(members: Mapping[str, Member], leaving: Collection[str]) -> Non
         )
 
 
-def takers(members: Mapping[str, Member], leaving: Collection[str], asked: Sequence[str]) -> tuple[str, ...]:
+def takers(
+    cluster: str, members: Mapping[str, Member], leaving: Collection[str], asked: Sequence[str]
+) -> tuple[str, ...]:
     """The members that take the instances: those asked for, ``@GROUP`` among them, else all others at work.
 
     Raises InputError if nobody is left.
     """
-    free = [name for name, member in members.items() if member.is_online and name not in leaving]
-    named = [name for name in asked if not name.startswith("@")]
-    wrong = [name for name in named if name not in members or name in leaving]
+    others = {name: member for name, member in members.items() if name not in leaving}
+    wrong = [name for name in asked if not name.startswith("@") and name not in others]
     if wrong:
+        free = [name for name, member in others.items() if member.is_online]
         raise InputError(
             f"{', '.join(wrong)} cannot take anything: it is no member, or leaves itself",
             hint=f"members that can: {', '.join(free) or 'none'}",
         )
-    groups = {name.removeprefix("@") for name in asked if name.startswith("@")}
-    known = {group for member in members.values() for group in member.groups}
-    if groups - known:
-        raise InputError(
-            f"no group {', '.join(sorted(groups - known))}; there is {', '.join(sorted(known)) or 'none'}",
-            hint="`lxc cluster group list`",
-        )
-    of_groups = [name for name in free if groups & set(members[name].groups)]
-    chosen = tuple(dict.fromkeys((*named, *of_groups))) if asked else tuple(free)
-    if not chosen:
-        raise InputError("no member is left that could take the instances", hint="one has to be online, not evacuated")
-    return chosen
+    return taking_members(cluster, others, asked)
 
 
 def close(client: LxdClient, member: Member) -> None:
@@ -90,9 +84,37 @@ def close(client: LxdClient, member: Member) -> None:
         client.configure_member(member.name, {_PLACES_ON_IT: _NEVER, _PLACED_BEFORE: before})
 
 
+def check_idle(client: LxdClient, names: Collection[str]) -> None:
+    """Raises InputError while LXD itself evacuates or restores one of these members."""
+    busy = [each for each in client.operations() if each.description in _BY_LXD and not each.is_finished]
+    of_these = [each for each in busy if each.location in names]
+    if of_these:
+        first = of_these[0]
+        raise InputError(
+            f"{client.remote}: '{first.description}' is under way on {first.location}",
+            hint=f"wait for its end: `lxc query {client.remote}:/1.0/operations/{first.id}/wait`; then run this again",
+        )
+
+
+def start_stranded(client: LxdClient, name: str) -> tuple[str, ...]:
+    """Start what LXD itself has stopped, to evacuate a member, before it failed; the names of what it found.
+
+    What does not start stays stopped, and moves as it is.
+    """
+    stranded = [i for i in client.instances(None) if i.config.get(ORIGIN) == name and i.is_stranded]
+    for instance in stranded:
+        begun = client.start(instance.name, project=instance.project)
+        client.wait(begun, timeout_seconds=_LOOK_AGAIN_SECONDS)
+    return tuple(instance.name for instance in stranded)
+
+
 def reopen(client: LxdClient, member: Member) -> None:
-    """In service again: what the evacuation stopped on it is started, and LXD places on it as before."""
+    """In service again: what the evacuation stopped on it is started, and LXD places on it as before.
+
+    What has left it comes back afterwards, as its plan says: LXD's own restore would stop all that it finds.
+    """
     if member.is_evacuated:
+        _take_over(client, member.name)
         _finish(client, client.restore_member(member.name), f"the restore of {member.name}")
     before = member.config.get(_PLACED_BEFORE)
     if before is not None:
@@ -115,10 +137,17 @@ def mark_evacuated(client: LxdClient, name: str) -> tuple[Instance, ...]:
 
 
 def settle_at_home(client: LxdClient, home: str) -> None:
-    """Take the note of where they belong off all instances that are there."""
+    """Take the notes of where they belong off all instances that are there."""
     for instance in client.instances(None):
-        if instance.location == home and instance.config.get(HOME) == home:
-            client.patch(instance.name, project=instance.project, config={HOME: ""})
+        if instance.location == home and instance.home == home:
+            client.patch(instance.name, project=instance.project, config={HOME: "", ORIGIN: ""})
+
+
+def _take_over(client: LxdClient, home: str) -> None:
+    """Have what has left a member, by whatever means, come back by a plan of herder's."""
+    for instance in client.instances(None):
+        if instance.location != home and instance.config.get(ORIGIN) == home:
+            client.patch(instance.name, project=instance.project, config={HOME: instance.home, ORIGIN: ""})
 
 
 def _is_up(member: Member) -> bool:

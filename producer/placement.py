@@ -1,15 +1,49 @@
 """Who goes where, with the reason for every choice and every refusal. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from common.domain.creation import creations, with_created
-from common.domain.eligibility import attached_volumes, findings, machine_case, risk_of_warm, wanted_pool
-from common.domain.fleet import Server
+from common.domain.eligibility import (
+    COLD_WITHIN_CLUSTER,
+    attached_volumes,
+    findings,
+    machine_case,
+    risk_of_warm,
+    wanted_pool,
+)
+from common.domain.errors import InputError
+from common.domain.fleet import Member, Server
 from common.domain.instance import Instance
 from common.domain.machine import best_method
 from common.domain.plan import Finding, Method, Move, Refusal
 from common.domain.units import render_size
+
+
+def taking_members(cluster: str, members: Mapping[str, Member], asked: Sequence[str]) -> tuple[str, ...]:
+    """The members that instances may go to: those named, and of each ``@GROUP`` those at work; without any all at work.
+
+    Where LXD itself places nothing, because of ``scheduler.instance``, nothing goes without being named. Raises
+    InputError for a group that there is not, and if nobody is left.
+    """
+    named = [name for name in asked if not name.startswith("@")]
+    groups = {name.removeprefix("@") for name in asked if name.startswith("@")}
+    known = {group for member in members.values() for group in member.groups}
+    if groups - known:
+        raise InputError(
+            f"{cluster} has no group {', '.join(sorted(groups - known))}; it has {', '.join(sorted(known)) or 'none'}",
+            hint="`lxc cluster group list`",
+        )
+    free = [name for name, member in members.items() if member.is_online and not member.is_manual]
+    of_groups = [name for name in free if groups & set(members[name].groups)]
+    by_itself = [name for name in free if not members[name].is_of_groups]
+    chosen = tuple(dict.fromkeys((*named, *of_groups))) if asked else tuple(by_itself)
+    if not chosen:
+        raise InputError(
+            f"no member of {cluster} is left that could take the instances",
+            hint="one has to be online, not evacuated, and its scheduler.instance not manual; or name one",
+        )
+    return chosen
 
 
 @dataclass
@@ -21,25 +55,30 @@ class Placement:
     _count: dict[str, int] = field(default_factory=dict)
     _names: dict[tuple[str, str, str], str] = field(default_factory=dict)
 
-    def place(self, instance: Instance, draft: Move) -> tuple[Move | Refusal, tuple[Finding, ...]]:
+    def place(
+        self, instance: Instance, draft: Move, among: Collection[str] | None = None
+    ) -> tuple[Move | Refusal, tuple[Finding, ...]]:
         """The move onto the best target, or the refusal with what stands in the way on each; and the warnings.
 
         ``draft`` is the move without its target. The best target is the one that got the fewest instances so far,
-        among equals the one with the most room in the pool.
+        among equals the member of a cluster that has the fewest, then the one with the most room in the pool. ``among``
+        are the only places that count.
         """
-        by_target = {server.place: self._findings(instance, draft, server) for server in self.targets}
-        open_to = [s for s in self.targets if not any(f.is_refusal for f in by_target[s.place])]
+        targets = [server for server in self.targets if among is None or server.place in among]
+        by_target = {server.place: self._findings(instance, draft, server) for server in targets}
+        open_to = [s for s in targets if not any(f.is_refusal for f in by_target[s.place])]
         if not open_to:
             all_findings = _merged(by_target)
             refusal = Refusal(
                 instance=instance.name, source=draft.source, project=instance.project, findings=all_findings
             )
             return refusal, ()
-        best = min(open_to, key=lambda s: (self._count.get(s.place, 0), -_free(instance, draft, s), s.place))
+        best = min(open_to, key=lambda s: (self._count.get(s.place, 0), _has(s), -_free(instance, draft, s), s.place))
         self._count[best.place] = self._count.get(best.place, 0) + 1
         self._names[best.place, draft.target_project, draft.name] = instance.name
-        volumes = () if best.member else attached_volumes(instance, draft)
-        move = replace(self._bound_for(best, instance, draft), pool=wanted_pool(instance, draft), volumes=volumes)
+        move = self._bound_for(best, instance, draft)
+        volumes = () if move.is_within_cluster else attached_volumes(instance, draft)
+        move = replace(move, pool=wanted_pool(instance, draft), volumes=volumes)
         warnings = tuple(f for f in by_target[best.place] if not f.is_refusal)
         move = replace(move, reason=self._reason(instance, draft, best, open_to, by_target))
         return self._by_best_method(instance, move, best), warnings
@@ -48,7 +87,9 @@ class Placement:
         """What runs goes by the best method that its servers allow, unless one was asked for."""
         if not instance.is_running or move.is_copy or move.policy.method:
             return move
-        if instance.is_virtual_machine:
+        if instance.is_virtual_machine and move.is_within_cluster:
+            method, why = Method.COLD, f"not stateful: {COLD_WITHIN_CLUSTER}"
+        elif instance.is_virtual_machine:
             method, why = best_method(machine_case(instance, move, self.source, target))
         else:
             method, why = self._way_of_container(instance, move, target)
@@ -82,7 +123,7 @@ class Placement:
         open_to: Sequence[Server],
         by_target: Mapping[str, Sequence[Finding]],
     ) -> str:
-        if len(self.targets) == 1:
+        if len(by_target) == 1:
             return "the only target"
         if len(open_to) == 1:
             refused = ", ".join(
@@ -92,7 +133,13 @@ class Placement:
             )
             return f"the only one that can take it ({refused})"
         room = render_size(_free(instance, draft, best))
-        return f"fewest instances of this plan so far, {room} free in pool {wanted_pool(instance, draft)}"
+        here = f"{_has(best)} there already, " if best.member else ""
+        return f"fewest instances of this plan so far, {here}{room} free in pool {wanted_pool(instance, draft)}"
+
+
+def _has(target: Server) -> int:
+    """How many instances a member of a cluster has, as far as it was looked for them: LXD itself counts them too."""
+    return sum(instance.location == target.member for instance in target.instances) if target.member else 0
 
 
 def _free(instance: Instance, draft: Move, target: Server) -> int:

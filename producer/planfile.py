@@ -7,13 +7,12 @@ review, and what ``herder run`` carries out.
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from common.domain.errors import PlanFileError
-from common.domain.machine import NOT_LIVE
 from common.domain.plan import (
     AfterGrace,
     Method,
@@ -40,12 +39,6 @@ from producer.yamlfile import (
     explain,
     load,
 )
-
-
-def _not_live(value: object) -> object:
-    if value == "live":
-        raise ValueError(NOT_LIVE)
-    return value
 
 
 class _Stop(Model):
@@ -84,7 +77,8 @@ class _RequestFile(Model):
     plan: str = Field(min_length=1)
     select: SelectModel
     targets: list[RemoteName] = Field(min_length=1)
-    method: Annotated[Literal["warm", "cold", "stateful", "copy", "refresh"] | None, BeforeValidator(_not_live)] = None
+    members: list[str] = []
+    method: Literal["warm", "cold", "stateful", "live", "copy", "refresh"] | None = None
     target_project: str = ""
     limits: LimitsModel = LimitsModel()
     stop: _Stop = _Stop()
@@ -97,11 +91,13 @@ class _RequestFile(Model):
     each: dict[str, _Each] = {}
 
     def request(self) -> Request:
-        """The same as a domain value."""
+        """The same as a domain value; members of the source itself mean a move within its cluster."""
+        is_within = bool(self.members) and self.targets == [self.select.source]
         return Request(
             name=self.plan,
             select=self.select.selection(),
-            targets=tuple(self.targets),
+            targets=() if is_within else tuple(self.targets),
+            members=tuple(dict.fromkeys(self.members)),
             target_project=self.target_project,
             policy=Policy(
                 method=Method(self.method) if self.method else None,

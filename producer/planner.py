@@ -23,7 +23,7 @@ from common.domain.plan import (
     fingerprint,
     identity_of,
 )
-from producer.placement import Placement
+from producer.placement import Placement, taking_members
 
 #: How a warning ends of what is mapped and nobody has.
 UNUSED_MAP = ": its map does nothing"
@@ -37,10 +37,9 @@ def make_plan(request: Request, fleet: Fleet, *, plan_id: str) -> Plan:
         raise InputError(f"{source.remote} has no project {request.select.project}")
     selected = select(source.instances, request.select, fleet.matching)
     _check(request, selected)
-    placement = Placement(source, [fleet.servers[each] for each in _places(request)])
+    placement = Placement(source, [fleet.servers[each] for each in _places(request, fleet)])
     wrecks = [i.name for i in selected if i.is_wreck and i.name not in request.select.instances]
-    is_anywhere_fine = len(request.members) > 1 or bool(request.select.home)
-    there = [i for i in selected if is_anywhere_fine and i.location in request.members]
+    there = [i for i in selected if i.location in _fine_where_it_is(request, source)]
     bound = [i for i in selected if request.select.members and i.stays_with_member]
     selected = tuple(i for i in selected if i.name not in wrecks and i not in there and i not in bound)
     moves: list[Move] = []
@@ -52,7 +51,8 @@ def make_plan(request: Request, fleet: Fleet, *, plan_id: str) -> Plan:
     warnings += [f"{i.name} stays: it is on member {i.location} already" for i in there]
     warnings += [f"{i.name} stays: it is stopped with its member, as its cluster.evacuate says" for i in bound]
     for instance in selected:
-        placed, warned = placement.place(instance, _draft(request, instance, fleet))
+        draft = _draft(request, instance, fleet)
+        placed, warned = placement.place(instance, draft, _among(request, draft, fleet))
         if isinstance(placed, Refusal):
             refusals.append(placed)
         else:
@@ -72,8 +72,44 @@ def make_plan(request: Request, fleet: Fleet, *, plan_id: str) -> Plan:
     )
 
 
-def _places(request: Request) -> tuple[str, ...]:
-    return tuple(place(request.select.source, member) for member in request.members) or request.targets
+def members_for(request: Request, server: Server) -> tuple[str, ...]:
+    """Those members of a target, or of the source's own cluster, that may get anything; none if it stands alone.
+
+    A copy that is there is refreshed on the member that has it, whichever that is. Raises InputError.
+    """
+    if request.policy.method is Method.REFRESH and not request.members:
+        return tuple(name for name, member in server.members.items() if member.is_online)
+    if not server.members and not request.members:
+        return ()
+    return taking_members(server.remote, server.members, request.members)
+
+
+def _places(request: Request, fleet: Fleet) -> tuple[str, ...]:
+    if not request.targets:
+        source = fleet.servers[request.select.source]
+        return tuple(place(source.remote, member) for member in members_for(request, source))
+    targets = [fleet.servers[name] for name in request.targets]
+    return tuple(place(t.remote, member) for t in targets for member in members_for(request, t) or ("",))
+
+
+def _fine_where_it_is(request: Request, source: Server) -> tuple[str, ...]:
+    """The members that keep what is on them already; whoever names a single one, and no group, means to move there."""
+    is_anywhere_fine = len(request.members) > 1 or any(name.startswith("@") for name in request.members)
+    if request.targets or not (is_anywhere_fine or request.select.home):
+        return ()
+    return members_for(request, source)
+
+
+def _among(request: Request, draft: Move, fleet: Fleet) -> tuple[str, ...] | None:
+    """The places that a copy may be refreshed or made at, if members of a cluster are to be told apart for that."""
+    if request.policy.method is not Method.REFRESH or request.members:
+        return None
+    target = fleet.servers[request.targets[0]]
+    if not target.members:
+        return None
+    there = target.instance(draft.target_project, draft.name)
+    names = (there.location,) if there else taking_members(target.remote, target.members, ())
+    return tuple(place(target.remote, name) for name in names)
 
 
 def select(
@@ -96,7 +132,7 @@ def select(
         if (not selection.instances or i.name in selection.instances)
         and (matching is None or (i.project, i.name) in matching)
         and (not selection.members or i.location in selection.members)
-        and (not selection.home or i.config.get(HOME) == selection.home)
+        and (not selection.home or i.home == selection.home)
         and all(fnmatchcase(i.expanded_config.get(key, ""), pattern) for key, pattern in selection.match.items())
         # A source that an earlier plan has retired is not there any more as far as an evacuation is concerned.
         and (i.name in selection.instances or not i.is_retired)
@@ -113,8 +149,10 @@ def _priority(instance: Instance, key: str) -> int:
 
 
 def _check(request: Request, selected: tuple[Instance, ...]) -> None:
-    if not _places(request):
+    if not request.targets and not request.members:
         raise InputError("no target given", hint="--to TARGET:")
+    if len(request.targets) > 1 and request.members:
+        raise InputError("members are those of one target", hint="one request for each target")
     if request.select.source in request.targets and not all(i.is_backup for i in selected):
         hint = (
             "`lxc copy` makes a copy on the same server"
@@ -134,7 +172,7 @@ def _check(request: Request, selected: tuple[Instance, ...]) -> None:
     strangers = sorted(set(request.each) - {instance.name for instance in selected})
     if strangers:
         raise InputError(f"each: {', '.join(strangers)}: no such instance is selected")
-    if request.members and any(own.name for own in request.each.values()):
+    if not request.targets and any(own.name for own in request.each.values()):
         raise InputError("each: within a cluster there is no new name", hint="move it first, then `lxc rename`")
 
 
@@ -143,7 +181,7 @@ def _draft(request: Request, instance: Instance, fleet: Fleet) -> Move:
     draft = Move(
         instance=instance.name,
         source=request.select.source,
-        source_member=instance.location if request.members else "",
+        source_member=instance.location,
         target="",
         name=request.rename or request.each.get(instance.name, Own()).name or instance.name,
         project=instance.project,
@@ -173,10 +211,14 @@ def _refreshing(draft: Move, target: Server) -> Move:
 
 
 def _home(request: Request, instance: Instance) -> dict[str, str]:
-    """What an evacuation notes on an instance that leaves, for its way back; a guest keeps the home that it has."""
-    if request.select.home:
-        return {HOME: ""}
-    return {HOME: instance.config.get(HOME) or instance.location} if request.select.members else {}
+    """What is noted on an instance for its way back to its evacuated member; a guest keeps the home that it has.
+
+    Outside of its cluster the note would mean another member.
+    """
+    if request.select.home or request.targets:
+        return {HOME: ""} if HOME in instance.config else {}
+    home = instance.home or (instance.location if request.select.members else "")
+    return {HOME: home} if home else {}
 
 
 def _method(request: Request, instance: Instance) -> Method:

@@ -33,6 +33,7 @@ from common.domain.plan import (
     Selection,
 )
 from common.domain.volume import AttachedVolume, Volume, Volumes
+from common.domain.volume_ways import VOLUME_BACKUP_EXTENSIONS
 
 #: The moment at which tests begin.
 NOW = datetime(2025, 6, 1, 1, 0, tzinfo=UTC)
@@ -98,7 +99,7 @@ def a_server_info(remote: str = "s2", **changes: Any) -> ServerInfo:
         "version": "5.0.2",
         "pid": 4711,
         "trusted": True,
-        "extensions": REQUIRED_EXTENSIONS | VOLUME_EXTENSIONS,
+        "extensions": REQUIRED_EXTENSIONS | VOLUME_EXTENSIONS | VOLUME_BACKUP_EXTENSIONS,
         "architectures": ("x86_64", "i686"),
         "addresses": ("127.0.0.1:8443",),
         "certificate": f"certificate of {remote}",

@@ -17,7 +17,7 @@ from common.store.keys import Keys
 from common.store.operations import OperationStore
 from tests.builders import Clock
 from tests.integration.redis_server import RedisServer
-from tests.lab import INCUS_SERVERS, MACHINE_SERVERS, Lab
+from tests.lab import INCUS_MACHINE_SERVERS, INCUS_SERVERS, MACHINE_SERVERS, Lab
 from tests.lab.lab import default_root
 
 # A parallel run sets it to the width of its own terminal, and rich would keep to that whatever a test sets.
@@ -32,17 +32,22 @@ if process := os.environ.get("PYTEST_XDIST_WORKER"):
 LANES = {
     "tests/acceptance/test_archive_backup.py": "backups",
     "tests/acceptance/test_backup.py": "backups",
+    "tests/acceptance/test_clusters.py": "cluster",
     "tests/acceptance/test_drill.py": "backups",
     "tests/acceptance/test_evacuate_member.py": "cluster",
     "tests/acceptance/test_export.py": "machines",
     "tests/acceptance/test_failover.py": "backups",
     "tests/acceptance/test_incus.py": "machines",
+    "tests/acceptance/test_incus_machines.py": "machines",
     "tests/acceptance/test_lone_volumes.py": "backups",
     "tests/acceptance/test_machines.py": "machines",
+    "tests/acceptance/test_machines_within_cluster.py": "machines",
     "tests/acceptance/test_refresh.py": "machines",
+    "tests/acceptance/test_volumes_to_incus.py": "machines",
     "tests/acceptance/test_scheduler.py": "backups",
     "tests/acceptance/test_within_cluster.py": "cluster",
     "tests/acceptance/": "acceptance",
+    "tests/lab/test_incus_machine_facts.py": "machines",
     "tests/lab/test_machine_facts.py": "machines",
     "tests/lab/": "facts",
 }
@@ -109,9 +114,18 @@ def incus() -> Iterator[Lab]:
 
 @pytest.fixture(scope="session")
 def machines() -> Iterator[Lab]:
-    """The lab with two servers running that run virtual machines; it goes away as ``lab`` does."""
+    """The lab with two servers of LXD running that run virtual machines; it goes away as ``lab`` does."""
     was_there = default_root().exists()
     yield Lab.up(MACHINE_SERVERS)
+    if not was_there:
+        Lab.load().down()
+
+
+@pytest.fixture(scope="session")
+def machines_of_incus() -> Iterator[Lab]:
+    """The lab with one such server of LXD and two of Incus running; it goes away as ``lab`` does."""
+    was_there = default_root().exists()
+    yield Lab.up(("v1", *INCUS_MACHINE_SERVERS))
     if not was_there:
         Lab.load().down()
 

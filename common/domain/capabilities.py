@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from common.domain.eligibility import REQUIRED_EXTENSIONS, VOLUME_EXTENSIONS
 from common.domain.fleet import ServerInfo
+from common.domain.volume_ways import VOLUME_BACKUP_EXTENSIONS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,10 +28,14 @@ class Capability:
 CAPABILITIES = (
     Capability(name="move and copy containers, warm and cold", extensions=REQUIRED_EXTENSIONS, is_required=True),
     Capability(name="move custom volumes, with an instance and by themselves", extensions=VOLUME_EXTENSIONS),
+    Capability(name="carry custom volumes as backups", extensions=VOLUME_BACKUP_EXTENSIONS),
     Capability(name="choose instances by a filter", extensions=frozenset({"api_filtering"})),
     Capability(name="choose instances of all projects", extensions=frozenset({"instance_all_projects"})),
     Capability(name="trust by a token that is used once", extensions=frozenset({"certificate_token"})),
-    Capability(name="move within a cluster", extensions=frozenset({"clustering", "container_incremental_copy"})),
+    Capability(
+        name="move into a cluster, within it and out of it",
+        extensions=frozenset({"clustering", "container_incremental_copy"}),
+    ),
     Capability(name="empty and restore a member of a cluster", extensions=frozenset({"clustering_evacuation"})),
     Capability(name="choose members by group", extensions=frozenset({"clustering_groups"})),
 )

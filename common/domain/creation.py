@@ -26,7 +26,8 @@ _OF_THE_HOST = ("source", "volatile.", "lvm.vg_name", "lvm.thinpool_name", "zfs.
 
 def creations(instance: Instance, move: Move, source: Server, target: Server) -> tuple[Creation, ...]:
     """What has to be made on the target for this move, in this order; only what was asked for and can be."""
-    asked = move.overrides.create
+    # Each member of a cluster has its own part of a pool or network, of which the definition says nothing.
+    asked = {t for t in move.overrides.create if not target.info.clustered or t in (Thing.PROJECT, Thing.PROFILE)}
     if not asked or move.is_refresh:
         return ()
     projects = tuple(_projects(move, source, target)) if Thing.PROJECT in asked else ()

@@ -13,9 +13,10 @@ from common.domain.fleet import Profile, Room, Server, sends_deltas
 from common.domain.generation import BACKUP_DEFINITION, COMPLETE
 from common.domain.instance import BACKUP_STATE, COPY_OF, FAILED_OVER, GUARD_DEVICE, Devices, Instance, is_root_disk
 from common.domain.machine import Case, obstacles
-from common.domain.plan import Finding, Method, Move, NameMap, Retire, identity_of
+from common.domain.plan import Finding, Method, Move, NameMap, Retire, Thing, identity_of
 from common.domain.units import render_size
 from common.domain.volume import AttachedVolume, Volume
+from common.domain.volume_ways import VOLUME_BACKUP_EXTENSIONS, why_as_backup
 
 #: Room that a move leaves free in the target's pool, in bytes; a full pool can no longer even delete.
 POOL_RESERVE = 256 * 1024**2
@@ -42,7 +43,7 @@ def findings(
     return (
         *_about_servers(move, source, target),
         *_about_same_server(move, source, target),
-        *_about_member(instance, move, target),
+        *_about_member(instance, move, source, target),
         *_about_instance(instance, move, own_job),
         *(_about_refresh if move.is_refresh else _about_new)(instance, move, target, own_job),
         *_about_volumes(instance, move, source, target, own_job),
@@ -86,7 +87,7 @@ def backed_volumes(instance: Instance, move: Move, source: Server, target: Serve
 
     Others write into one that they attach too, at other moments; nobody could put it back without harm to them.
     """
-    if not move.order.volumes or any(_about_ways_of_volumes("", source, target)):
+    if not move.order.volumes or any(_about_ways_of_volumes(source, target)):
         return ()
     found = (source.volumes.get((pool, move.project, name)) for pool, name in _attached(instance))
     return tuple(
@@ -103,8 +104,9 @@ def _attached(instance: Instance) -> list[tuple[str, str]]:
 
 
 def _why_left(source: Server, target: Server) -> str:
-    impossible = next(iter(_about_ways_of_volumes("volumes", source, target)), None)
-    return impossible.message if impossible else "only those go along that hold files and that nobody else attaches"
+    lacking = next((each.message for each in _about_ways_of_volumes(source, target) if each.is_refusal), "")
+    only = "only those go along that hold files and that nobody else attaches"
+    return why_as_backup(source.info, target.info) or lacking or only
 
 
 def _about_left_volumes(instance: Instance, why: str, going: Iterable[AttachedVolume] = ()) -> Iterator[Finding]:
@@ -212,8 +214,12 @@ def _about_exporting(instance: Instance, move: Move, room: Room | None, needed: 
         )
 
 
+#: Of a virtual machine; which processor its own member has is not known when it is planned.
+COLD_WITHIN_CLUSTER = "it is a virtual machine, which moves cold within a cluster"
 #: Drivers of pools whose volumes all members of a cluster see.
 _SHARED_BY_MEMBERS = frozenset({"ceph", "cephfs"})
+#: What a cluster can be the source or the target of.
+_WITH_CLUSTERS = frozenset({Method.WARM, Method.COLD, Method.STATEFUL, Method.LIVE, Method.COPY, Method.REFRESH})
 
 
 def _refuse(code: str, message: str, hint: str) -> Finding:
@@ -228,14 +234,12 @@ def _about_servers(move: Move, *servers: Server) -> Iterator[Finding]:
                 f"{server.remote} does not trust our certificate",
                 f"`herder remote add {server.remote} ADDRESS` with a token made on it",
             )
-        is_foreign_cluster = server.info.clustered and not move.is_within_cluster
-        if is_foreign_cluster or server.info.product not in PRODUCTS:
-            what = "a cluster" if is_foreign_cluster else server.info.product
-            yield _refuse(
-                "server_kind",
-                f"{server.remote} is {what}; only standalone servers of LXD and Incus are supported",
-                "another server; from one member of a cluster to another, `herder move --target MEMBER`",
-            )
+        if server.info.product not in PRODUCTS:
+            message = f"{server.remote} is {server.info.product}; only servers of LXD and Incus are supported"
+            yield _refuse("server_kind", message, "another server")
+        elif server.info.clustered and (move.backup or move.method not in _WITH_CLUSTERS):
+            message = f"{server.remote} is a cluster, and {_named(move)} have not been tried with one"
+            yield _refuse("server_kind", message, "a server that stands alone; instances are moved and copied")
         missing = sorted(REQUIRED_EXTENSIONS - server.info.extensions)
         if missing:
             yield _refuse("extension", f"{server.remote} lacks the API extensions {', '.join(missing)}", "upgrade it")
@@ -248,9 +252,19 @@ def _about_same_server(move: Move, source: Server, target: Server) -> Iterator[F
         )
 
 
-def _about_member(instance: Instance, move: Move, target: Server) -> Iterator[Finding]:
+def _named(move: Move) -> str:
+    if move.is_of_volume:
+        return "volumes that go by themselves"
+    return "drills" if move.method is Method.DRILL else "imports" if move.method is Method.IMPORT else "backups"
+
+
+def _about_member(instance: Instance, move: Move, source: Server, target: Server) -> Iterator[Finding]:
     """Whether the member can take it, and whether the instance can leave its own."""
-    if not move.is_within_cluster:
+    home = source.members.get(move.source_member)
+    if home is not None and home.status == "Offline":
+        message = f"member {home.name} of {source.remote}, which it is on, is Offline: {home.message}"
+        yield _refuse("member", message, f"start {home.name}, then make the plan again")
+    if not move.target_member:
         return
     member = target.members.get(move.target_member)
     if member is None:
@@ -263,6 +277,11 @@ def _about_member(instance: Instance, move: Move, target: Server) -> Iterator[Fi
             f"member {member.name} of {target.remote} is {member.status}: {member.message}",
             f"choose another --target, or see `lxc cluster show {target.remote}:{member.name}`",
         )
+    if move.is_within_cluster:
+        yield from _about_changing_member(instance, move, target)
+
+
+def _about_changing_member(instance: Instance, move: Move, target: Server) -> Iterator[Finding]:
     if instance.location == move.target_member:
         yield _refuse("member", f"it is on member {move.target_member} already", "choose another --target")
     pool = target.pools.get(wanted_pool(instance, move))
@@ -315,6 +334,12 @@ def _about_instance(instance: Instance, move: Move, own_job: str) -> Iterator[Fi
         yield _refuse(
             "ephemeral", "it is ephemeral: stopping it would delete the source", "make it non-ephemeral first"
         )
+    if move.method is Method.LIVE and not instance.is_virtual_machine:
+        yield _refuse(
+            "live",
+            "it is a container, whose memory could move by CRIU only, which is not to be relied on",
+            "leave `--method` out: a warm move copies while it runs, and restarts the guest",
+        )
     if move.method is Method.WARM and move.overrides.instance_only:
         yield _refuse("instance_only", "a warm move needs its snapshots", "use `method: cold` with instance-only")
     if (
@@ -328,9 +353,15 @@ def _about_instance(instance: Instance, move: Move, own_job: str) -> Iterator[Fi
 
 
 def _about_machine(instance: Instance, move: Move, source: Server, target: Server) -> Iterator[Finding]:
-    if move.is_within_cluster:
-        hint = f"`lxc move {move.source}:{instance.name} --target {move.target_member}` for now"
-        yield _refuse("virtual_machine", "it is a virtual machine, in a cluster", hint)
+    if move.is_of_cluster and not move.is_within_cluster:
+        member = f" --target {move.target_member}" if move.target_member else ""
+        hint = f"`lxc move {move.source}:{instance.name} {move.target}:{member}` for now"
+        yield _refuse(
+            "virtual_machine", "it is a virtual machine, and goes neither into a cluster nor out of one", hint
+        )
+    if move.is_within_cluster and move.method in (Method.LIVE, Method.STATEFUL):
+        yield _refuse("virtual_machine", COLD_WITHIN_CLUSTER, "leave `--method` out")
+        return
     if move.method is Method.WARM:
         yield _refuse(
             "virtual_machine",
@@ -338,7 +369,9 @@ def _about_machine(instance: Instance, move: Move, source: Server, target: Serve
             "leave `--method` out: it moves stateful or cold, whichever is possible",
         )
     method = Method.COLD if move.method in (Method.WARM, Method.COPY, Method.FAILOVER) else move.method
-    yield from obstacles(machine_case(instance, move, source, target), method)
+    # A copy leaves behind the memory with which a machine was stopped.
+    moved = replace(instance, stateful=instance.stateful and not move.is_copy)
+    yield from obstacles(machine_case(moved, move, source, target), method)
 
 
 def machine_case(instance: Instance, move: Move, source: Server, target: Server) -> Case:
@@ -426,6 +459,9 @@ def _about_refresh(instance: Instance, move: Move, target: Server, own_job: str)
     elif known != identity:
         message = f"{where} is the copy of another instance, with the uuid {known}"
         yield _refuse("not_a_copy", message, "copy under another name")
+    if move.target_member and there.location != move.target_member:
+        message = f"{where} is on member {there.location}, and is refreshed where it is"
+        yield _refuse("member", message, "leave --target out")
     yield from _about_pool(instance, move, target)
 
 
@@ -566,9 +602,8 @@ def _about_pool(instance: Instance, move: Move, target: Server) -> Iterator[Find
     pool = target.pools.get(name)
     if pool is None:
         have = ", ".join(sorted(target.pools)) or "none"
-        yield _refuse(
-            "pool", f"{target.remote} has no pool {name}; it has {have}", "choose one with --storage, or --create pool"
-        )
+        hint = "choose one with --storage, or " + _or_made(target, Thing.POOL, "`lxc storage create` it")
+        yield _refuse("pool", f"{target.remote} has no pool {name}; it has {have}", hint)
         return
     if pool.total and pool.free < POOL_RESERVE:
         hint = f"free or add space in pool {name} of {target.remote}"
@@ -597,8 +632,14 @@ def _about_nic(name: str, device: Mapping[str, str], networks: Iterable[str], ta
         yield _refuse(
             "network",
             f"device {name} needs network {network}, which {target.remote} does not have",
-            f"--create network, or override it with --device {name},network=NAME",
+            _or_made(target, Thing.NETWORK, "`lxc network create` it")
+            + f", or override it with --device {name},network=NAME",
         )
+
+
+def _or_made(target: Server, thing: Thing, by_hand: str) -> str:
+    """How it comes onto the target; each member of a cluster has its own part, of which a definition says nothing."""
+    return f"{by_hand} on all members of {target.remote}" if target.info.clustered else f"--create {thing}"
 
 
 def _about_disk(name: str, device: Mapping[str, str], move: Move, target: Server) -> Iterator[Finding]:
@@ -647,7 +688,15 @@ def _about_volumes(instance: Instance, move: Move, source: Server, target: Serve
     volumes = () if move.is_within_cluster else attached_volumes(instance, move)
     if not volumes:
         return
-    yield from _about_ways_of_volumes(f"it attaches {_listed(volumes)}", source, target, "--device NAME,source=VOLUME")
+    if move.is_of_cluster:
+        yield _refuse(
+            "volume",
+            f"it attaches {_listed(volumes)}, and custom volumes do not go into a cluster or out of one",
+            "detach it, or mask it with --device NAME,type=none; --device NAME,source=VOLUME attaches one that is "
+            "there",
+        )
+        return
+    yield from _about_ways_of_volumes(source, target, f"its custom volumes {_listed(volumes)} go as backups")
     for volume in volumes:
         seen = source.volumes.get((volume.pool, move.project, volume.name))
         yield from _about_sharing(volume, instance, move, seen)
@@ -656,18 +705,19 @@ def _about_volumes(instance: Instance, move: Move, source: Server, target: Serve
         yield from _about_its_place(volume, volumes, move, target, own_job)
 
 
-def _about_ways_of_volumes(what: str, source: Server, target: Server, then: str = "") -> Iterator[Finding]:
-    """Whether these two servers can send custom volumes to each other."""
-    lacking = sorted(VOLUME_EXTENSIONS - (source.info.extensions & target.info.extensions))
+def _about_ways_of_volumes(source: Server, target: Server, what: str = "") -> Iterator[Finding]:
+    """Whether and how these two servers can send custom volumes to each other."""
+    why = why_as_backup(source.info, target.info)
+    needed = VOLUME_BACKUP_EXTENSIONS if why else VOLUME_EXTENSIONS
+    lacking = sorted(needed - (source.info.extensions & target.info.extensions))
     if lacking:
         yield _refuse("extension", f"volumes need the API extensions {', '.join(lacking)}", "upgrade both servers")
-    if target.info.product == "incus" and source.info.product == "lxd":
-        yield _refuse(
-            "volume_to_incus",
-            f"{what}: Incus 6.0.4 crashes when it is sent a custom volume by LXD, and later "
-            f"versions have not been tried; {target.remote} is {target.info.version}",
-            f"`lxc storage volume export` it, `incus storage volume import` it on {target.remote}"
-            + (f", then {then}" if then else ""),
+    elif why:
+        yield Finding(
+            code="volume_as_backup",
+            message=f"{what}, carried by a worker: {why}",
+            hint=f"see that {source.remote} and {target.remote} have room where they keep backups",
+            is_refusal=False,
         )
 
 
@@ -680,7 +730,7 @@ def volume_findings(move: Move, source: Server, target: Server, *, own_job: str 
     return (
         *_about_servers(move, source, target),
         *_about_same_server(move, source, target),
-        *_about_ways_of_volumes(str(volume), source, target),
+        *_about_ways_of_volumes(source, target, "it goes as a backup"),
         *_about_lone(volume, move, seen, source, own_job),
         *_about_pool_of(volume, target),
         *about_place(volume, move, there, target, own_job),

@@ -78,6 +78,16 @@ class Member:
     def is_online(self) -> bool:
         return self.status == "Online"
 
+    @property
+    def is_manual(self) -> bool:
+        """Whether only what names it is placed on it."""
+        return self.config.get("scheduler.instance") == "manual"
+
+    @property
+    def is_of_groups(self) -> bool:
+        """Whether only what names it or one of its groups is placed on it."""
+        return self.config.get("scheduler.instance") == "group"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServerInfo:

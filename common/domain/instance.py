@@ -27,6 +27,8 @@ REFRESHED = "refreshed"
 REFRESHED_BY, PUT_BACK = "user.herder-refreshed-by", "user.herder-put-back"
 #: On an instance that has left its evacuated member: that member, to which a restore brings it back.
 HOME = "user.herder-evacuated-from"
+#: The same in LXD's own words, by which its own restore brings an instance back; it is not copied unless it is said.
+ORIGIN = "volatile.evacuate.origin"
 #: On an instance that was started from its backup: ``REMOTE:PROJECT/INSTANCE``, where its home is.
 FAILED_OVER = "user.herder-failed-over-from"
 #: On the same: the job that did it.
@@ -126,6 +128,17 @@ class Instance:
     def stays_with_member(self) -> bool:
         """Whether its owner wants it stopped, not moved, when its member is evacuated."""
         return self.expanded_config.get("cluster.evacuate", "") in ("stop", "stateful-stop", "force-stop")
+
+    @property
+    def home(self) -> str:
+        """The evacuated member that it has left, by herder or by LXD itself; ``""`` if it is where it belongs."""
+        return self.config.get(HOME) or self.config.get(ORIGIN, "")
+
+    @property
+    def is_stranded(self) -> bool:
+        """Whether LXD itself has stopped it to evacuate a member, and then failed to move it: it shall run."""
+        ran = self.config.get("volatile.last_state.power") == "RUNNING"
+        return self.is_stopped and ran and ORIGIN in self.config and not self.marks and not self.is_guarded
 
     @property
     def root_pool(self) -> str:

@@ -228,7 +228,7 @@ class Job:
 
     def source_among(self, find: Callable[[str], Instance | None]) -> Instance | None:
         """The source, under whatever name it has now; ``find`` looks for an instance of a name on its server."""
-        for name in dict.fromkeys((self.move.instance, self.retired_name)):
+        for name in self._likeliest_first(self.move.instance, self.retired_name):
             found = find(name)
             if found is not None and not (self.move.is_within_cluster and self._is_on_target(found)):
                 return found
@@ -236,11 +236,15 @@ class Job:
 
     def copy_among(self, find: Callable[[str], Instance | None]) -> Instance | None:
         """The copy, or what else has its name on the target."""
-        for name in dict.fromkeys((self.copy_name, self.move.name)):
+        for name in self._likeliest_first(self.copy_name, self.move.name):
             found = find(name)
             if found is not None and (not self.move.is_within_cluster or self._is_on_target(found)):
                 return found
         return None
+
+    def _likeliest_first(self, name: str, later: str) -> tuple[str, ...]:
+        """Both names of one side, without looking twice for one: it gets the later one soon after the commit point."""
+        return tuple(dict.fromkeys((later, name) if self.is_committed else (name, later)))
 
     def _is_on_target(self, instance: Instance) -> bool:
         return instance.location == self.move.target_member
@@ -437,8 +441,6 @@ class Job:
             raise ValueError(f"job {self.id} is a copy: its source has never stopped")
         if self.move.is_of_volume:
             raise ValueError(f"job {self.id} moves a volume, which is not brought back; move it once more")
-        if self.move.is_within_cluster:
-            raise ValueError(f"job {self.id} is a move within a cluster, which is not brought back; move it once more")
         if not self.is_committed or self.state not in (State.DONE, State.PARKED):
             raise ValueError(f"job {self.id} is {self.state} and before its commit point")
         first = BRING_BACK.steps[0].name

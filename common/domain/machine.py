@@ -6,26 +6,23 @@ are those of LXD's own guide to live migration, and what a saved memory needs be
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from common.domain.fleet import Server
 from common.domain.instance import Devices, Instance, is_root_disk
 from common.domain.plan import Finding, Method
 from common.domain.units import parse_size
 
-#: To who asks for a live move.
-NOT_LIVE = (
-    "nothing moves live: LXD 5.0 would stop the machine first, leave it stopped if the move broke, and start the copy "
-    "while its source can start too; a stateful move keeps its memory, and it is down no longer. Of a container "
-    "it needs CRIU, which is not to be relied on; a warm move restarts the guest"
-)
-
 #: From the shortest downtime to the longest.
-METHODS = (Method.STATEFUL, Method.COLD)
+METHODS = (Method.LIVE, Method.STATEFUL, Method.COLD)
 _ALL = frozenset(METHODS)
-_WITH_MEMORY = frozenset({Method.STATEFUL})
+_WITH_MEMORY = frozenset({Method.LIVE, Method.STATEFUL})
+_LIVE, _STATEFUL = frozenset({Method.LIVE}), frozenset({Method.STATEFUL})
 
-#: The server moves memory with an instance.
-_MOVES_MEMORY = "migration_stateful"
+#: The server moves memory with an instance; and it does while that runs.
+_MOVES_MEMORY = {Method.STATEFUL: "migration_stateful", Method.LIVE: "migration_vm_live"}
+#: What no change of the machine or of its servers mends.
+_FOR_GOOD = "two_run"
 #: LXD's own, for a virtual machine that has no limit.
 _DEFAULT_MEMORY = "1GiB"
 _SHARED_BY_SERVERS = frozenset({"ceph"})
@@ -45,8 +42,13 @@ class Case:
 
     @property
     def name(self) -> str:
-        """As one writes it for ``lxc``."""
+        """As one writes it for the source's client."""
         return f"{self.source.remote}:{self.instance.name}"
+
+    @property
+    def client(self) -> str:
+        """The command of the source's product."""
+        return "incus" if self.source.info.product == "incus" else "lxc"
 
     @property
     def root(self) -> tuple[str, Mapping[str, str]]:
@@ -92,7 +94,9 @@ def best_method(case: Case) -> tuple[Method, str]:
         found = obstacles(case, method)
         if not found:
             return method, "; ".join(reasons)
-        reasons.append(f"not {method}: " + ", ".join(f"{each.message} ({each.hint})" for each in found))
+        for_good = [each.message for each in found if each.code == _FOR_GOOD]
+        told = for_good or [f"{each.message} ({each.hint})" for each in found]
+        reasons.append(f"not {method}: " + ", ".join(told))
     return METHODS[-1], "; ".join(reasons)
 
 
@@ -100,9 +104,19 @@ def _without_qemu(case: Case) -> str:
     return "" if case.target.info.qemu else f"{case.target.remote} cannot run virtual machines: it has no QEMU"
 
 
-def _of_other_products(case: Case) -> str:
-    others = [server for server in (case.source, case.target) if server.info.product not in ("lxd", "")]
-    return ", ".join(f"{server.remote} is {server.info.product}" for server in others)
+def _between_products(case: Case) -> str:
+    ours, theirs = case.source.info.product, case.target.info.product
+    if not ours or not theirs or ours == theirs:
+        return ""
+    return (
+        f"{case.source.remote} is {ours} and {case.target.remote} {theirs}, and neither goes on with a memory of the "
+        "other"
+    )
+
+
+def _saved_by_other_product(case: Case) -> str:
+    is_saved = case.instance.is_stopped and case.instance.stateful
+    return f"it was stopped with its memory: {_between_products(case)}" if is_saved and _between_products(case) else ""
 
 
 def _not_stateful(case: Case) -> str:
@@ -112,8 +126,8 @@ def _not_stateful(case: Case) -> str:
 
 def _set_stateful(case: Case) -> str:
     return (
-        f"stop it and `lxc config set {case.name} migration.stateful=true`; files are then shared with it by 9P only, "
-        "and a guest without 9P, such as CentOS 8, has neither them nor the agent"
+        f"stop it and `{case.client} config set {case.name} migration.stateful=true`; files are then shared with it by "
+        "9P only, and a guest without 9P, such as CentOS 8, has neither them nor the agent"
     )
 
 
@@ -130,7 +144,7 @@ def _too_small_for_memory(case: Case) -> str:
 def _enlarge_state(case: Case) -> str:
     name, _ = case.root
     verb = "set" if name in case.instance.devices else "override"
-    return f"stop it and `lxc config device {verb} {case.name} {name} size.state={case.memory}`"
+    return f"stop it and `{case.client} config device {verb} {case.name} {name} size.state={case.memory}`"
 
 
 def _local_volumes(case: Case) -> str:
@@ -147,10 +161,25 @@ def _is_shared(case: Case, device: Mapping[str, str]) -> bool:
     return pool is not None and pool.driver in _SHARED_BY_SERVERS
 
 
-def _cannot_move_memory(case: Case) -> str:
-    lacking = [server.remote for server in (case.source, case.target) if _MOVES_MEMORY not in server.info.extensions]
+def _too_small_on_local_pool(case: Case) -> str:
+    pool = case.target.pools.get(case.pool)
+    return "" if pool is not None and pool.driver in _SHARED_BY_SERVERS else _too_small_for_memory(case)
+
+
+def _local_networks(case: Case) -> str:
+    found = [
+        name
+        for name, device in case.devices.items()
+        if device.get("type") == "nic" and (case.project, device.get("network", "")) not in case.target.ovn_networks
+    ]
+    return f"device {', '.join(found)} is on a network that is only on its server" if found else ""
+
+
+def _cannot_move_memory(case: Case, method: Method) -> str:
+    extension = _MOVES_MEMORY[method]
+    lacking = [server.remote for server in (case.source, case.target) if extension not in server.info.extensions]
     verb = "lack" if len(lacking) > 1 else "lacks"
-    return f"{' and '.join(lacking)} {verb} the API extension {_MOVES_MEMORY}" if lacking else ""
+    return f"{' and '.join(lacking)} {verb} the API extension {extension}" if lacking else ""
 
 
 def _other_qemu(case: Case) -> str:
@@ -181,15 +210,26 @@ CRITERIA = (
         hint=lambda case: f"install QEMU on {case.target.remote} and restart its daemon, or choose another target",
     ),
     Criterion(
-        code="virtual_machine",
-        methods=_ALL,
-        unmet=_of_other_products,
-        hint=lambda _: "virtual machines move between servers of LXD only; stop it and use `incus copy`",
+        code=_FOR_GOOD,
+        methods=_LIVE,
+        unmet=lambda _: "servers that stand alone let the source go on when its copy runs: one machine twice",
+        hint=lambda _: "leave `--method` out: it moves stateful or cold, whichever is possible",
+    ),
+    Criterion(
+        code="other_product",
+        methods=_WITH_MEMORY,
+        unmet=_between_products,
+        hint=lambda _: "`--method cold`",
+    ),
+    Criterion(
+        code="other_product",
+        methods=frozenset({Method.COLD}),
+        unmet=_saved_by_other_product,
+        hint=lambda case: f"`{case.client} start {case.name}`, and let its guest shut down",
     ),
     Criterion(code="not_stateful", methods=_WITH_MEMORY, unmet=_not_stateful, hint=_set_stateful),
-    Criterion(
-        code="size_state", methods=frozenset({Method.STATEFUL}), unmet=_too_small_for_memory, hint=_enlarge_state
-    ),
+    Criterion(code="size_state", methods=_STATEFUL, unmet=_too_small_for_memory, hint=_enlarge_state),
+    Criterion(code="size_state", methods=_LIVE, unmet=_too_small_on_local_pool, hint=_enlarge_state),
     Criterion(
         code="local_volume",
         methods=_WITH_MEMORY,
@@ -197,10 +237,21 @@ CRITERIA = (
         hint=lambda _: "detach it, or `--method cold`",
     ),
     Criterion(
-        code="extension",
-        methods=_WITH_MEMORY,
-        unmet=_cannot_move_memory,
-        hint=lambda _: "upgrade it, or `--method cold`",
+        code="local_network",
+        methods=_LIVE,
+        unmet=_local_networks,
+        hint=lambda case: (
+            f"`{case.client} config device set {case.name} NIC network=NAME` with an OVN network that both servers have"
+        ),
+    ),
+    *(
+        Criterion(
+            code="extension",
+            methods=frozenset({method}),
+            unmet=partial(_cannot_move_memory, method=method),
+            hint=lambda _: "upgrade it, or `--method cold`",
+        )
+        for method in (Method.LIVE, Method.STATEFUL)
     ),
     Criterion(
         code="qemu_version",

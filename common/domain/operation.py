@@ -15,7 +15,7 @@ class Operation:
     """One operation as a server reports it.
 
     ``status_code``: 103 Running, 105 Pending, 200 Success, 400 Failure, 401 Cancelled. ``metadata`` may hold the
-    secrets of a migration: never log it.
+    secrets of a migration: never log it. ``location`` is the member of a cluster that carries it out.
     """
 
     id: str
@@ -26,6 +26,7 @@ class Operation:
     resources: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
     created_at: datetime = datetime(1970, 1, 1, tzinfo=UTC)
+    location: str = ""
 
     @property
     def instances(self) -> frozenset[str]:

@@ -21,6 +21,7 @@ class Method(StrEnum):
     WARM = "warm"  # passes while it runs, then a short stop
     COLD = "cold"  # one pass of the stopped instance
     STATEFUL = "stateful"  # cold, but the stopped virtual machine has kept its memory on its disk, and goes on with it
+    LIVE = "live"  # it would run on while it moves; refused, with what stands in its way
     COPY = "copy"  # another, independent instance; the source goes on
     REFRESH = "refresh"  # a copy that is there is made equal to its source, which goes on
     EXPORT = "export"  # a backup file in an archive; the source goes on
@@ -232,8 +233,10 @@ class Selection:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What an operator asked for; with ``members`` a change of member within the source's cluster, without targets.
+    """What an operator asked for.
 
+    ``members``, also ``@GROUP``, are those of a target that is a cluster; without targets those of the source's own
+    cluster, within which the instances change their member.
     ``archive`` is where exports go to or imports come from; it stands in for the target or for the source.
     """
 
@@ -265,7 +268,8 @@ class Move:
     """One instance's way from its source to its target, as decided.
 
     ``identity`` tells the planned instance from another of the same name: its ``volatile.uuid``, or where the server
-    has none its creation time. Within a cluster source and target are the same server, and the members tell them apart.
+    has none its creation time. Of a side that is a cluster the member is named too. Within a cluster source and target
+    are the same server, and the members tell them apart.
     ``volumes`` go before it, in the same job. Of a volume that goes by itself ``instance`` and ``name`` are
     ``POOL/NAME``, and it is the only one of ``volumes``.
     Of an export the target, and of an import the source, is no server but an archive; ``file`` is the backup in it, and
@@ -354,7 +358,12 @@ class Move:
     @property
     def is_within_cluster(self) -> bool:
         """Whether it only changes its member."""
-        return bool(self.target_member)
+        return bool(self.target_member) and self.source == self.target
+
+    @property
+    def is_of_cluster(self) -> bool:
+        """Whether one of its sides is a member of a cluster."""
+        return bool(self.source_member or self.target_member)
 
     @property
     def source_place(self) -> str:

@@ -24,6 +24,8 @@ _WHOLE_RECORDS: Mapping[str, str] = MappingProxyType({"recursion": "1"})
 _GRACE_OF_WAIT = 10.0
 #: Seconds that a server may look into a backup file before it begins to restore it.
 _READS_A_BACKUP = 300.0
+#: What a host has that a NIC can be attached to.
+_INTERFACES = frozenset({"bridge", "bond", "physical", "vlan"})
 _IS_THERE = "profile already exists"
 _SAVED_ALL_THE_SAME = "profile change still saved"
 _NO_AGENT = "VM agent isn't currently running"
@@ -60,7 +62,7 @@ class LxdClient:
     delete_profile       DELETE /1.0/profiles/NAME
     pool_definitions     GET /1.0/storage-pools?recursion=1
     create_pool          POST /1.0/storage-pools
-    networks             GET /1.0/networks
+    networks             GET /1.0/networks, GET /1.0/networks/NAME
     network_definitions  GET /1.0/networks?recursion=1
     create_network       POST /1.0/networks
     ovn_networks         GET /1.0/networks?recursion=1
@@ -79,7 +81,12 @@ class LxdClient:
     create_volume,       POST /1.0/storage-pools/POOL/volumes/custom
     clone_volume,
     receive_volume,
-    await_volume
+    await_volume,
+    restore_volume
+    back_volume_up       POST /1.0/storage-pools/POOL/volumes/custom/NAME/backups
+    volume_backups       GET /1.0/storage-pools/POOL/volumes/custom/NAME/backups
+    read_volume_backup   GET /1.0/storage-pools/POOL/volumes/custom/NAME/backups/BACKUP/export
+    drop_volume_backup   DELETE /1.0/storage-pools/POOL/volumes/custom/NAME/backups/BACKUP
     create_snapshot      POST /1.0/instances/NAME/snapshots
     delete_snapshot      DELETE /1.0/instances/NAME/snapshots/SNAPSHOT
     start, stop,         PUT /1.0/instances/NAME/state
@@ -313,8 +320,22 @@ class LxdClient:
         )
 
     def networks(self, *, project: str = "default") -> frozenset[str]:
-        """Names of the networks that NICs of a project may use, the host's own interfaces included."""
-        return records.names(self._get("/1.0/networks", {"project": project}))
+        """Names of the networks that NICs of a project may use, the host's own interfaces included.
+
+        The members of a cluster share what it manages; each tells of its own interfaces only if it is asked for one.
+        """
+        if not self.member:
+            return records.names(self._get("/1.0/networks", {"project": project}))
+        found = self._get("/1.0/networks", {"project": project, **_WHOLE_RECORDS})
+        own = [each["name"] for each in found if not each.get("managed") and each.get("type") in _INTERFACES]
+        return frozenset(each["name"] for each in found) - {name for name in own if not self._has_interface(name)}
+
+    def _has_interface(self, name: str) -> bool:
+        try:
+            self._get(f"/1.0/networks/{_quoted(name)}", self._here)
+        except NotFound:
+            return False
+        return True
 
     def ovn_networks(self, *, project: str = "default") -> frozenset[str]:
         """Names of those networks that reach beyond this server."""
@@ -449,6 +470,44 @@ class LxdClient:
     def await_volume(self, pool: str, body: Mapping[str, Any], *, project: str = "default") -> Offer:
         """As ``receive_volume``, but wait for the source to dial; LXD gives up after 10 s."""
         return self._offered(_volumes_path(pool), project, body, self._here)
+
+    def back_volume_up(
+        self, volume: Volume, backup: str, *, expires_at: datetime, volume_only: bool, optimized: bool
+    ) -> str:
+        """Begin to write a backup file of it on the server, which removes it by itself some time after it has expired.
+
+        Who attaches it goes on. One that is not ``optimized`` tells when files were changed to the second, and holds
+        each snapshot as a whole; one that is only a pool of the same driver takes. Raises ServerRefused if there is one
+        of that name.
+        """
+        body = {
+            "name": backup,
+            "expires_at": expires_at.isoformat(),
+            "volume_only": volume_only,
+            "optimized_storage": optimized,
+            "compression_algorithm": Compression.NONE.value,
+        }
+        return self._begin("POST", _volumes_path(volume.pool, volume.name, "backups"), volume.project, body)
+
+    def volume_backups(self, volume: Volume) -> frozenset[str]:
+        """Names of its backups; one that is being made, or was never finished, is there too. Raises NotFound."""
+        return records.names(self._get(_volumes_path(volume.pool, volume.name, "backups"), {"project": volume.project}))
+
+    def read_volume_backup(self, volume: Volume, backup: str) -> AbstractContextManager[tuple[int, Iterator[bytes]]]:
+        """The backup file: how long it is, and its pieces as they come. Raises NotFound."""
+        path = _volumes_path(volume.pool, volume.name, "backups", backup, "export")
+        return self.transport.download(path, {"project": volume.project})
+
+    def drop_volume_backup(self, volume: Volume, backup: str) -> str:
+        """Begin to delete a backup of it. Raises NotFound."""
+        return self._begin("DELETE", _volumes_path(volume.pool, volume.name, "backups", backup), volume.project)
+
+    def restore_volume(self, name: str, pieces: Iterable[bytes], *, pool: str, project: str = "default") -> str:
+        """Send a backup file, and begin to make a custom volume of it. What the pieces raise leaves nothing behind.
+
+        Its record is there before its files, with all that the backup says: config, description and snapshots.
+        """
+        return self._restore(_volumes_path(pool), {"name": name}, pieces, project)
 
     def create_snapshot(self, name: str, snapshot: str, *, project: str = "default") -> str:
         """Begin a snapshot without memory."""
@@ -612,11 +671,13 @@ class LxdClient:
 
         The instance is there when all of it is. It is stopped, and keeps uuid, addresses and config.
         """
-        words = {"name": name, "pool": pool}
+        return self._restore("/1.0/instances", {"name": name, "pool": pool}, pieces, project)
+
+    def _restore(self, path: str, words: Mapping[str, str], pieces: Iterable[bytes], project: str) -> str:
         headers = {f"X-{product}-{key}": word for product in ("LXD", "Incus") for key, word in words.items()}
         reply = self.transport.request(
             "POST",
-            "/1.0/instances",
+            path,
             params={"project": project, **self._here},
             data=pieces,
             headers={"Content-Type": "application/octet-stream", **headers},

@@ -184,6 +184,7 @@ def operation(record: Record) -> Operation:
         resources={kind: tuple(urlsplit(url).path for url in urls) for kind, urls in resources.items()},
         metadata=record.get("metadata") or {},
         created_at=_moment(record.get("created_at")),
+        location=_location(record),
     )
 
 

@@ -8,6 +8,7 @@ from common.domain.errors import NotFound, NotTrusted
 from common.domain.fleet import Server, ServerInfo
 from common.domain.instance import Config, Instance
 from common.domain.plan import Thing
+from common.domain.volume import Volume, Volumes
 from common.lxd.client import LxdClient
 
 
@@ -33,8 +34,13 @@ def survey(client: LxdClient, *, projects: Sequence[str] | None, only: str | Non
         pools={pool.name: pool for pool in client.pools()},
         profiles={project: {p.name: p for p in client.profiles(project=project)} for project in furnished},
         networks={project: client.networks(project=project) for project in furnished},
-        volumes={(v.pool, v.project, v.name): v for project in seen for v in client.volumes(project=project)},
+        volumes=volumes_at(client.member, (v for project in seen for v in client.volumes(project=project))),
     )
+
+
+def volumes_at(member: str, volumes: Iterable[Volume]) -> Volumes:
+    """Those that a member of a cluster can attach, or with no member all, as a server has them."""
+    return {(v.pool, v.project, v.name): v for v in volumes if not member or v.member in ("", member)}
 
 
 def survey_volumes(client: LxdClient, *, project: str) -> Server:

@@ -14,6 +14,7 @@ from producer.session import load_remotes
 def copy(
     instances: options.Instances,
     target: options.Target,
+    members: options.Members = None,
     everything: options.All = False,
     matching: options.Filter = "",
     all_projects: options.AllProjects = False,
@@ -55,6 +56,7 @@ def copy(
         name=f"copy {chosen.told}",
         select=chosen.select,
         targets=(chosen.target,),
+        members=tuple(dict.fromkeys(members or ())),
         rename=chosen.rename,
         target_project=target_project,
         policy=Policy(method=Method.REFRESH if refresh else Method.COPY, mode=mode, rate=options.rate(limit)),

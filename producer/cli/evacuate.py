@@ -81,6 +81,7 @@ def restore(
     remotes = load_remotes()
     client, names = leaving.members_named(members_, remotes)
     members.members_of(client, names)
+    members.check_idle(client, names)
     if not yes:
         flow.ask(f"Restore {', '.join(names)}?")
     policy = options.policy(
@@ -97,6 +98,7 @@ def restore(
     with open_session(with_workers=True) as session:
         leaving.finish_earlier(client, names, session, as_json=as_json)
         for name in names:
+            leaving.tell_started(client, [name])
             members.reopen(client, members.members_of(client, [name])[name])
             request = Request(
                 name=f"restore {client.remote}:{name}",

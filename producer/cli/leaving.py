@@ -62,7 +62,10 @@ def evacuation(
     mapped: list[str],
     create: list[Thing],
 ) -> Request:
-    """The request to empty a server, or members of a cluster; ``targets`` are members or groups. Raises InputError."""
+    """The request to empty a server, or members of a cluster. Raises InputError.
+
+    ``targets`` are members or groups: of the cluster that ``to`` names, or of the one whose members leave.
+    """
     if not to and _name_members(sources):
         if project or target_project or storage or mapped or create:
             hint = "leave --project, --target-project, --storage, --map and --create out"
@@ -73,13 +76,16 @@ def evacuation(
         return _request_to_empty(client, names, targets, replace(policy, retire=Retire.DELETE), limits)
     if not to:
         raise typer.BadParameter("where to, or which member: --to TARGET:, or CLUSTER:MEMBER", param_hint="'--to'")
-    if len(sources) > 1 or targets:
-        raise InputError("with --to there is one server, without --target", hint="one command for each server")
+    if len(sources) > 1:
+        raise InputError("with --to there is one server", hint="one command for each server")
+    if targets and len(to) > 1:
+        raise InputError("--target names members of one cluster", hint="one --to with --target")
     name = options.remote_of(sources[0], remotes)
     return Request(
         name=f"evacuate {name}",
         select=Selection(source=name, project=project or remotes.get(name).project),
         targets=tuple(dict.fromkeys(options.remote_of(each, remotes) for each in to)),
+        members=tuple(dict.fromkeys(targets)),
         target_project=target_project,
         policy=replace(policy, retire=retire or Retire.STOP),
         limits=limits,
@@ -95,7 +101,7 @@ def _request_to_empty(
     return Request(
         name=f"evacuate {client.remote}:{','.join(names)}",
         select=Selection(source=client.remote, all_projects=True, members=tuple(names)),
-        members=members.takers(known, names, targets),
+        members=members.takers(client.remote, known, names, targets),
         policy=policy,
         limits=limits,
     )
@@ -116,16 +122,28 @@ def _empty(plan: Plan, remotes: Remotes, *, yes: bool, as_json: bool) -> None:
     if not yes:
         render.console.print(render.plan_table(plan))
         flow.ask(f"Move {len(plan.moves)} instances and evacuate {', '.join(names)}?")
+    members.check_idle(client, names)
     for name in names:
         members.close(client, known[name])
     with open_session(with_workers=True) as session:
-        if finish_earlier(client, names, session, as_json=as_json):
+        has_changed = finish_earlier(client, names, session, as_json=as_json)
+        started = tell_started(client, names)
+        if has_changed or started:
             plan = flow.plan_for(plan.request, remotes)
         report = carry_out(plan, session, as_json=as_json)
     is_empty = [_mark(client, name, plan) for name in names]
     tell([report], as_json=as_json)
     if not all(is_empty):
         raise typer.Exit(exits.NOT_ALL)
+
+
+def tell_started(client: LxdClient, names: Sequence[str]) -> bool:
+    """Start what LXD itself has stopped and then failed to move for these members; whether there was anything."""
+    found = [f"{client.remote}:{instance}" for name in names for instance in members.start_stranded(client, name)]
+    if found:
+        told = f"started {', '.join(found)}, which LXD itself had stopped before it failed to move it"
+        exits.errors.print(told, markup=False)
+    return bool(found)
 
 
 def tell(reports: list[Report], *, as_json: bool) -> None:

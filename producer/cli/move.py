@@ -1,6 +1,6 @@
 """``herder move SOURCE:INSTANCE... TARGET:[NAME]`` moves instances, with the words of `lxc move`; also in bulk.
 
-``herder move REMOTE:INSTANCE... --target MEMBER`` moves them within their cluster.
+``--target MEMBER`` chooses a member of a target that is a cluster; without TARGET: it moves them within their own.
 """
 
 from typing import Annotated
@@ -46,17 +46,19 @@ def move(
     yes: options.Yes = False,
     as_json: options.Json = False,
 ) -> None:
-    """Move instances to another server, or to another member of their cluster.
+    """Move instances to another server or cluster, or to another member of their own.
 
     Each source stays where it is, stopped, unless --retire delete; within a cluster it gets another name.
     """
     del stateless
     remotes = load_remotes()
-    instances = instances or []
+    instances, is_within = instances or [], False
     if members:
-        instances, target = options.within_cluster(instances, target, remotes)
-        if target_project:
-            raise InputError("--target-project does not go with --target", hint="change one after the other")
+        instances, target, is_within = options.before_members(instances, target, remotes)
+        if is_within and target_project:
+            raise InputError(
+                "--target-project does not go with --target within a cluster", hint="change one after the other"
+            )
     elif not instances:
         raise typer.BadParameter("what moves, and then where to, or --target MEMBER", param_hint="'TARGET:[NAME]'")
     chosen = options.chosen(
@@ -71,7 +73,7 @@ def move(
     request = Request(
         name=f"move {chosen.told}",
         select=chosen.select,
-        targets=() if members else (chosen.target,),
+        targets=() if is_within else (chosen.target,),
         members=tuple(dict.fromkeys(members or ())),
         rename=chosen.rename,
         target_project=target_project,

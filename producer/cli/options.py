@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from common.domain.errors import InputError
-from common.domain.machine import NOT_LIVE
 from common.domain.plan import (
     AfterGrace,
     Method,
@@ -30,7 +29,7 @@ class MoveMethod(StrEnum):
     WARM = Method.WARM.value
     COLD = Method.COLD.value
     STATEFUL = Method.STATEFUL.value
-    LIVE = "live"  # known in order to be refused with the reason
+    LIVE = Method.LIVE.value
 
 
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON on standard output.")]
@@ -43,7 +42,7 @@ TakingMembers = Annotated[
     typer.Option(
         "--target",
         metavar="MEMBER|@GROUP",
-        help="Of a cluster: who takes the instances; all others that are online if left out.",
+        help="Of a cluster: who takes the instances; all others at work if left out.",
     ),
 ]
 Project = Annotated[str | None, typer.Option("--project", help="Project on the source; the remote's own if left out.")]
@@ -53,7 +52,7 @@ MethodOption = Annotated[
     typer.Option(
         "--method",
         help="warm keeps it running while it is copied; cold stops it first; stateful too, and a virtual machine goes "
-        "on with its memory. live is refused, with the reason.",
+        "on with its memory. live is refused, with all that stands in its way.",
     ),
 ]
 Downtime = Annotated[str, typer.Option("--downtime", help="Cut over once a pass takes no longer than this.")]
@@ -92,8 +91,8 @@ Members = Annotated[
     list[str] | None,
     typer.Option(
         "--target",
-        metavar="MEMBER",
-        help="The member to move to, of the cluster that the instances are in; of several the emptiest.",
+        metavar="MEMBER|@GROUP",
+        help="The member of the target's cluster, or of the instances' own one; of several the emptiest.",
     ),
 ]
 All = Annotated[bool, typer.Option("--all", help="All instances of the source's project.")]
@@ -229,23 +228,19 @@ def selected(
     return select, f"{source.name}:{','.join(names)}" + (f" where {matching}" if matching else "")
 
 
-def within_cluster(instances: list[str], target: str, remotes: Remotes) -> tuple[list[str], str]:
-    """What stands before ``--target MEMBER``, as instances and ``TARGET:``, the cluster itself; it may be left out.
+def before_members(instances: list[str], target: str, remotes: Remotes) -> tuple[list[str], str, bool]:
+    """What stands before ``--target MEMBER``, as instances and ``TARGET:``, and whether that is their own cluster.
 
-    Raises InputError for another server and for a new name.
+    Their own may be left out. Raises InputError for a new name within it.
     """
     if not instances:
         instances, target = [target], f"{split_name(target, remotes.default)[0]}:"
     remote, rename = split_name(target, remotes.default)
-    sources = {split_name(instance, remotes.default)[0] for instance in instances}
-    if sources != {remote}:
-        raise InputError(
-            f"{', '.join(sorted(sources))} and {remote}: --target moves within one cluster",
-            hint="leave TARGET: out; into a cluster from elsewhere is not supported yet",
-        )
+    if {split_name(instance, remotes.default)[0] for instance in instances} != {remote}:
+        return instances, target, False
     if rename and [split_name(instance)[1] for instance in instances] != [rename]:
         raise InputError(f"within a cluster {rename!r} would be a new name", hint="move it first, then `lxc rename`")
-    return instances, f"{remote}:"
+    return instances, f"{remote}:", True
 
 
 def duration(text: str, option: str) -> timedelta:
@@ -275,8 +270,6 @@ def policy(
     limit: str,
 ) -> Policy:
     """The policy that these options ask for. Raises InputError."""
-    if method is MoveMethod.LIVE:
-        raise InputError(f"--method live: {NOT_LIVE}", hint="--method stateful, or leave it out")
     return Policy(
         method=Method(method.value) if method else None,
         downtime=duration(downtime, "--downtime"),

@@ -31,7 +31,7 @@ class Killed:
         redis, keys, (job,) = Redis.from_url(self.herder.redis_url), Keys(self._namespace), self.herder.jobs()
         redis.hset(keys.job(job.id), "lease", 0)
         redis.zadd(keys.due, {job.id: 0})
-        redis.delete(keys.listener("s1"), keys.listener("s2"))
+        redis.delete(*(keys.listener(remote) for remote in job.move.servers))
 
     def ends(self, command: Running, code: int) -> Any:
         """An ordinary worker brings it to this end."""

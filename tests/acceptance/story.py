@@ -17,7 +17,6 @@ from common.domain.job import Job, State
 from common.store.jobs import JobStore
 from common.store.keys import Keys
 from tests.lab import Lab, LabServer, host
-from tests.lab.product import INCUS
 
 HERDER = Path(sys.executable).with_name("herder")
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -138,7 +137,7 @@ class Herder:
     def cancel_a_refused_stop(self, job: str, source: LabServer) -> None:
         """Cancel a job whose guest would not shut down; Incus must be restarted then, and herder says so."""
         cancel = self.start("cancel", job)
-        if source.product is INCUS:
+        if source.product.is_incus:
             waiting = self.wait_for("the lock", cancel, state=State.WAITING, step="release_source", attempts=1)
             assert waiting.blocked_on.endswith("this lasts until it has stopped or Incus is restarted")
             source.kill()

@@ -8,15 +8,18 @@ from typing import Any
 
 import pytest
 
+from common.domain.errors import InputError
+from producer.members import check_idle
 from tests.acceptance import world
 from tests.acceptance.story import DONE, INPUT, NOT_ALL, Herder
-from tests.lab import Lab, LabServer, host
+from tests.acceptance.world import Wish
+from tests.lab import Lab, LabServer, RefusedError, host
 from tests.lab.members import bring_back, heal
-from tests.lab.pulls import Site
+from tests.lab.pulls import Site, done
 
 pytestmark = pytest.mark.lab
 
-HOME = "user.herder-evacuated-from"
+HOME, ORIGIN = "user.herder-evacuated-from", "volatile.evacuate.origin"
 EVACUATE = ("evacuate", "cluster:c2", "--yes", "--downtime", "1h")
 RESTORE = ("restore", "cluster:c2", "--yes", "--downtime", "1h")
 
@@ -119,8 +122,22 @@ def test_a_written_plan_empties_the_member_when_it_is_run(cluster: Cluster) -> N
     assert cluster.instances() == {"a": ("c3", "Running")}
     assert cluster.member()["status"] == "Evacuated"
     cluster.herder.run("run", str(file), "--yes").ended(DONE)
-    cluster.herder.run(*RESTORE).ended(DONE)
+    assert cluster.instances() == {"a": ("c3", "Running")}
+
+
+def test_lxd_itself_brings_back_what_has_left(cluster: Cluster) -> None:
+    """It has the note that its own evacuation makes. Meanwhile herder keeps away, and opens the member afterwards."""
+    cluster.c2.launch("a")
+    cluster.herder.run(*EVACUATE, "--target", "c3").ended(DONE)
+    client = cluster.members["c1"].client
+    restoring = client.restore_member("c2")
+    with pytest.raises(InputError, match="'Restoring cluster member' is under way on c2"):
+        check_idle(client, ["c2"])
+    check_idle(client, ["c3"])
+    done(client, restoring)
     assert cluster.instances() == {"a": ("c2", "Running")}
+    assert "nothing to move" in cluster.herder.run(*RESTORE).ended(DONE).out
+    assert not {HOME, ORIGIN} & world.get(cluster.c1, "a")["config"].keys()
     cluster.assert_at_work()
 
 
@@ -142,23 +159,39 @@ def test_one_that_cannot_go_stops_nobody_else(cluster: Cluster) -> None:
     cluster.assert_at_work()
 
 
-@pytest.mark.exhaustive
-def test_after_a_sudden_death_it_is_run_again(cluster: Cluster) -> None:
-    """SIGKILL of the command in the middle of a move; its workers and its Redis end with it."""
+@pytest.mark.of_lxd
+def test_what_lxd_has_begun_and_a_sudden_death_has_broken_off_is_run_again(cluster: Cluster) -> None:
+    """LXD's evacuation fails at the second one, then the command is killed, and with it its workers and its Redis.
+
+    All leave, what LXD has stopped runs again, and all come back, by whomever they were moved.
+    """
     for name in ("a", "b", "c"):
-        cluster.c2.launch(name)
+        cluster.c2.launch(name, config={"cluster.evacuate": "migrate"})
         world.fill(cluster.c2, name, 100)
+    in_its_way = f"lxd-move-of-{world.get(cluster.c1, 'b')['config']['volatile.uuid']}"
+    world.make(cluster.c1, Wish(name=in_its_way, is_started=False))
+    with pytest.raises(RefusedError, match="already exists"):
+        cluster.c1.query("POST", "/1.0/cluster/members/c2/state", {"action": "evacuate"})
+    there = cluster.instances()
+    assert (there["a"][0] != "c2", there["b"], there["c"]) == (True, ("c2", "Stopped"), ("c2", "Running"))
+
     running = cluster.herder.start(*EVACUATE)
     host.wait_until("the first pass", lambda: world.has_migrated(cluster.c1), seconds=60)
     os.kill(running.process.pid, signal.SIGKILL)
-    running.wait()
+    assert "started cluster:b" in running.wait().err
     assert cluster.member()["status"] == "Online"
     assert "which an earlier run has left" in cluster.herder.run(*EVACUATE).ended(DONE).err
     there = cluster.instances()
-    assert there.keys() == {"a", "b", "c"}
-    assert all(location != "c2" and status == "Running" for location, status in there.values())
+    assert there.keys() == {"a", "b", "c", in_its_way}
+    assert all(there[name][0] != "c2" and there[name][1] == "Running" for name in ("a", "b", "c"))
     assert cluster.member()["status"] == "Evacuated"
     assert world.traces(cluster.c1) == []
+
+    cluster.herder.run(*RESTORE).ended(DONE)
+    assert {name: place for name, place in cluster.instances().items() if name != in_its_way} == dict.fromkeys(
+        ("a", "b", "c"), ("c2", "Running")
+    )
+    cluster.assert_at_work()
 
 
 @pytest.mark.exhaustive

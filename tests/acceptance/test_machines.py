@@ -118,7 +118,7 @@ def test_what_is_asked_for_and_cannot_be_is_refused_with_what_mends_it(
     for method, told in (
         ("stateful", "`lxc config set v1:vm migration.stateful=true`"),
         ("warm", "does not move warm"),
-        ("live", "nothing moves live"),
+        ("live", "v1 and v2 lack the API extension migration_vm_live"),
     ):
         ran = herder.run("move", "v1:vm", "v2:", "--yes", "--method", method)
         assert ran.code != DONE

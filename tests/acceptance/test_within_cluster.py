@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import pytest
 from redis import Redis
 
-from common.domain.itinerary import UNDO, WITHIN_CLUSTER
+from common.domain.itinerary import BRING_BACK, UNDO, WITHIN_CLUSTER
 from common.domain.plan import Method
 from common.store.keys import Keys
 from tests.acceptance import world
@@ -83,6 +83,14 @@ class Cluster:
         """It runs on c2 as it did, and nothing shows that herder was there."""
         self._assert_same(self.c2, running=True)
         assert {record["name"] for record in world.listing(self.c1)} - world.wrecks(self.c1) == {NAME}
+        assert self._profiles() == ["default"]
+
+    def assert_taken_back(self, job: str) -> None:
+        """It runs on c2 as it did; what was on c3 is kept there, under another name, and cannot start."""
+        kept = f"{NAME}-copy-{job}"
+        self._assert_same(self.c2, running=True)
+        assert {record["name"]: record["location"] for record in world.listing(self.c1)} == {NAME: "c2", kept: "c3"}
+        world.assert_cannot_start(self.c1, kept)
         assert self._profiles() == ["default"]
 
     def _assert_same(self, server: LabServer, *, running: bool) -> None:
@@ -182,27 +190,34 @@ class TestTheMove:
         cluster.assert_moved()
 
     def test_several_are_spread_over_several_members(self, cluster: Cluster) -> None:
-        """What a member has, chosen by a filter, goes to the others by turns."""
+        """What a member has goes to those of a group by turns; what is there stays."""
+        group = "/1.0/cluster/groups/others"
+        cluster.c1.query("POST", "/1.0/cluster/groups", {"name": "others", "members": ["c1", "c3"]})
         names = ["a1", "a2", "a3", "a4"]
         for name in names:
             cluster.c2.launch(name)
         cluster.c3.launch("stays")
-        where = ("cluster:", "cluster:", "--all", "--target", "c1", "--target", "c3", "--retire", "delete")
-        cluster.herder.run("move", *where, "--yes").ended(DONE)
+        try:
+            where = ("cluster:", "cluster:", "--all", "--target", "@others", "--retire", "delete")
+            cluster.herder.run("move", *where, "--yes").ended(DONE)
+        finally:
+            cluster.c1.query("PUT", group, {"members": []})
+            cluster.c1.query("DELETE", group)
         found = {record["name"]: record["location"] for record in world.listing(cluster.c1)}
         assert found.pop("stays") == "c3"
         assert found.keys() == set(names)
         assert sorted(found.values()) == ["c1", "c1", "c3", "c3"]
         assert {record["status"] for record in world.listing(cluster.c1)} == {"Running"}
 
-    def test_it_is_not_undone_but_moved_once_more(self, cluster: Cluster) -> None:
-        """What is not supported says what to do."""
+    def test_a_finished_one_is_taken_back(self, cluster: Cluster) -> None:
+        """It runs where it was, as it was; what it has done since is kept, stopped, under the name of the copy."""
         cluster.has()
         (job,) = cluster.herder.run(*MOVE).ended(DONE).json["jobs"]
-        refused = cluster.herder.run("undo", job["job"], "--yes")
-        assert refused.code != DONE
-        assert f"herder move cluster:{NAME} --target c2" in refused.out + refused.err
-        cluster.assert_moved()
+        world.write(cluster.c1, NAME, "/srv/since", "then")
+        with cluster.never_twice():
+            cluster.herder.run("undo", job["job"], "--yes").ended(DONE)
+        cluster.assert_taken_back(job["job"])
+        assert (world.rootfs(cluster.c3, f"{NAME}-copy-{job['job']}") / "srv/since").read_text() == "then"
 
 
 class TestRefusals:
@@ -214,11 +229,10 @@ class TestRefusals:
             (("--target", "c9"), NOT_ALL, "no member c9; its members are c1, c2, c3"),
             (("--target", "c2"), NOT_ALL, "on member c2 already"),
             (("cluster:other", "--target", "c3"), INPUT, "would be a new name"),
-            (("s1:", "--target", "c3"), INPUT, "within one cluster"),
+            (("s1:", "--target", "c3"), NOT_ALL, "s1 has no member c3; it is no cluster"),
             (("--target", "c3", "--target-project", "x"), INPUT, "does not go with --target"),
-            (("s1:",), NOT_ALL, "is a cluster"),
         ],
-        ids=["unknown", "same", "rename", "elsewhere", "project", "out-of-the-cluster"],
+        ids=["unknown", "same", "rename", "elsewhere", "project"],
     )
     def test_bad_input_moves_nothing(self, cluster: Cluster, arguments: tuple[str, ...], code: int, words: str) -> None:
         cluster.has()
@@ -282,6 +296,29 @@ class TestKilledWorkers:
                 told.strike("--at", moment, step.name)
             told.ends(running, NOT_ALL)
         cluster.assert_untouched()
+
+    @pytest.mark.parametrize(
+        "blows",
+        [
+            *([("before", step.name), ("after", step.name)] for step in BRING_BACK.steps),
+            *([("last-look", "take_back", "--look", str(look))] for look in (1, 2, 3, 4)),
+        ],
+        ids=lambda blows: " ".join(blows[0][1:]),
+    )
+    def test_a_finished_move_is_taken_back(
+        self, cluster: Cluster, blows: list[tuple[str, ...]], redis_url: str
+    ) -> None:
+        """Around each step of the way back, and right before each of its requests: guard, two names, release."""
+        told = Told(cluster, redis_url)
+        with told.moving() as running:
+            told.ends(running, DONE)
+        (job,) = told.herder.jobs()
+        with cluster.never_twice():
+            undoing = told.herder.start("undo", job.id, "--yes")
+            for blow in blows:
+                told.strike("--at", *blow)
+            told.ends(undoing, DONE)
+        cluster.assert_taken_back(job.id)
 
     def _is_finished(self, cluster: Cluster, redis_url: str, *blow: str) -> None:
         told = Told(cluster, redis_url)

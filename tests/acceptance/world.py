@@ -303,14 +303,14 @@ def has_migrated(server: LabServer) -> bool:
 def runs(server: LabServer, name: str) -> bool:
     """Whether its processes live, whatever its server says or whether it answers at all."""
     monitor = f"[lxc monitor] {server.lxd_dir}/containers {name}"
-    machine = f"{server.lxd_dir}/logs/{name}/qemu.conf"
+    machines = {f"{server.lxd_dir}/{place}/{name}/qemu.conf" for place in ("logs", "run")}  # of LXD, of Incus
     processes = host.processes()
     monitors = [process for process in processes if process.command == monitor]
-    return bool(host.descendants(monitors)) or any(_emulates(process, machine) for process in processes)
+    return bool(host.descendants(monitors)) or any(_emulates(process, machines) for process in processes)
 
 
-def _emulates(process: host.Process, configuration: str) -> bool:
-    return process.program == "qemu-system-x86_64" and configuration in process.command.split()
+def _emulates(process: host.Process, machines: set[str]) -> bool:
+    return process.program == "qemu-system-x86_64" and not machines.isdisjoint(process.command.split())
 
 
 def assert_moved(source: LabServer, target: LabServer, name: str, *, data: str = "") -> None:

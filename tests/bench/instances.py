@@ -1,5 +1,6 @@
 """The instances that are moved: made with data and a running writer, and examined after the move."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from tests.bench.writer import LOG_PATH, SCRIPT_PATH, Outage, outage, read_log, 
 from tests.lab import LabServer, host
 
 DATA_PATH, CHECKSUM_PATH = "/root/data", "/root/checksum"
+VOLUME_PATH = "/mnt/volume"
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,20 @@ def running(server: LabServer, names: Sequence[str], *, mebibytes: int, interval
     finally:
         for instance in made:
             instance.source_log.close()
+
+
+def attach_volume(server: LabServer, name: str, volume: str, mebibytes: int) -> None:
+    """A new custom volume with random data, attached to an instance that runs."""
+    server.lxc("storage", "volume", "create", "default", volume)
+    server.lxc("storage", "volume", "attach", "default", volume, name, VOLUME_PATH)
+    server.lxc("exec", name, "--", "dd", "if=/dev/urandom", f"of={VOLUME_PATH}/data", "bs=1M", f"count={mebibytes}")
+
+
+def checksum_of_volume(server: LabServer, volume: str) -> str:
+    """Of the data in it."""
+    file = server.lxd_dir / "storage-pools" / "default" / "custom" / f"default_{volume}" / "data"
+    with file.open("rb") as data:
+        return hashlib.file_digest(data, "sha256").hexdigest()
 
 
 def _make(server: LabServer, name: str, mebibytes: int, interval_s: float) -> Measured:

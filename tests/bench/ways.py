@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from typing import Any
 from tests.bench.errors import BenchError
 from tests.bench.machine import Ticks
 from tests.lab import Lab
+from tests.lab.product import INCUS
 
 HERDER = Path(sys.executable).with_name("herder")
 PATIENCE_S = 1800
@@ -70,6 +72,23 @@ def lxc_moves(lab: Lab, source: str, target: str, names: Sequence[str], *, at_on
 
     with ThreadPoolExecutor(at_once) as pool:
         list(pool.map(one, names))
+
+
+def lxc_moves_with_volume(lab: Lab, source: str, target: str, name: str, volume: str) -> None:
+    """The same with the custom volume that it attaches, which must be there before it.
+
+    Incus 6.0.4 crashes when LXD sends it a volume, so that a person has to export and import it there.
+    """
+    lab.lxc("stop", f"{source}:{name}")
+    if lab.servers[target].product is INCUS:
+        with tempfile.TemporaryDirectory() as folder:
+            file = f"{folder}/{volume}.tar"
+            lab.lxc("storage", "volume", "export", f"{source}:default", volume, file, "--compression", "none")
+            lab.lxc("storage", "volume", "import", f"{target}:default", file)
+    else:
+        lab.lxc("storage", "volume", "copy", f"{source}:default/{volume}", f"{target}:default/{volume}")
+    lab.lxc("move", f"{source}:{name}", f"{target}:")
+    lab.lxc("start", f"{target}:{name}")
 
 
 def cluster_evacuate(lab: Lab, member: str) -> None:

@@ -113,7 +113,8 @@ class _Run:
     With ``back_to`` Redis dies too, and comes back as it was at that point; then somebody ``cancels``. A worker that
     ``stalls`` does not die, but gets no further for longer than a lease, while another one is woken. At the point
     of the number ``asks_at`` a person cancels; one that is ``forgotten`` is carried out, and then Redis comes back as
-    it was at that point. ``proof`` is the command of a drill, which with ``false`` has to be parked.
+    it was at that point. ``proof`` is the command of a drill, which with ``false`` has to be parked. With ``incus`` as
+    ``product`` the target is a server that crashes when it is sent a custom volume.
     """
 
     def __init__(
@@ -130,6 +131,7 @@ class _Run:
         is_forgotten: bool = False,
         mode: Mode = Mode.AUTO,
         proof: str = "true",
+        product: str = "lxd",
     ) -> None:
         self.world = World(pool, 1, switches=0.0)
         self.itinerary = itinerary
@@ -139,7 +141,7 @@ class _Run:
         self._stalls, self._asks_at, self._is_forgotten = stalls, asks_at, is_forgotten
         self._kept: Copy | None = None
         self._is_on_it = itinerary in (*FORWARD.values(), *WITH_VOLUMES.values())
-        self._scenario = _scenario(itinerary, retire, mode, proof)
+        self._scenario = _scenario(itinerary, retire, mode, proof, product)
         self._person = Person(self.world)
         self._subject = _subject(self._scenario)
 
@@ -245,10 +247,11 @@ def points(
     *,
     mode: Mode = Mode.AUTO,
     proof: str = "true",
+    product: str = "lxd",
 ) -> list[Point]:
     """Every place in which a worker can die on this way. Raises AssertionError if the way is not gone well."""
     with scripts_in_virtual_time():
-        run = _Run(pool, itinerary, None, retire, mode=mode, proof=proof)
+        run = _Run(pool, itinerary, None, retire, mode=mode, proof=proof, product=product)
         with _staged(run):
             violations = run.play()
     assert violations == [], "\n".join([*violations, *story(run.world)])
@@ -265,11 +268,22 @@ def dies(
     cancels: bool = False,
     mode: Mode = Mode.AUTO,
     proof: str = "true",
+    product: str = "lxd",
 ) -> list[str]:
     """What is wrong after a death at this point, with the story if anything is."""
     with scripts_in_virtual_time():
         back = back_to.number if back_to else None
-        run = _Run(pool, itinerary, point.number, retire, back_to=back, cancels=cancels, mode=mode, proof=proof)
+        run = _Run(
+            pool,
+            itinerary,
+            point.number,
+            retire,
+            back_to=back,
+            cancels=cancels,
+            mode=mode,
+            proof=proof,
+            product=product,
+        )
         with _staged(run):
             violations = run.play()
         died = any(text.startswith("dies before") for _, text in run.world.story)
@@ -278,18 +292,21 @@ def dies(
     return [f"{where}: {violation}" for violation in violations] + (story(run.world) if violations else [])
 
 
-def stalls(pool: redis.ConnectionPool, itinerary: Itinerary, point: Point) -> list[str]:
+def stalls(pool: redis.ConnectionPool, itinerary: Itinerary, point: Point, *, product: str = "lxd") -> list[str]:
     """What is wrong after a worker was held up at this point for longer than a lease."""
     with scripts_in_virtual_time():
-        run = _Run(pool, itinerary, point.number, Retire.STOP, stalls=True)
+        run = _Run(pool, itinerary, point.number, Retire.STOP, stalls=True, product=product)
         with _staged(run):
             return [f"{point}: {violation}" for violation in run.play()]
 
 
-def cancels(pool: redis.ConnectionPool, itinerary: Itinerary, point: Point, *, dies: bool) -> tuple[list[str], State]:
+def cancels(
+    pool: redis.ConnectionPool, itinerary: Itinerary, point: Point, *, dies: bool, product: str = "lxd"
+) -> tuple[list[str], State]:
     """What is wrong after a person cancelled at this point, where the worker ``dies`` or not; and how the job ended."""
     with scripts_in_virtual_time():
-        run = _Run(pool, itinerary, point.number if dies else None, Retire.STOP, asks_at=point.number)
+        dies_at = point.number if dies else None
+        run = _Run(pool, itinerary, dies_at, Retire.STOP, asks_at=point.number, product=product)
         with _staged(run):
             violations = run.play()
             (job,) = run.world.jobs()
@@ -321,12 +338,12 @@ def _staged(run: _Run) -> Iterator[None]:
         yield
 
 
-def _scenario(itinerary: Itinerary, retire: Retire, mode: Mode, proof: str) -> Scenario:
+def _scenario(itinerary: Itinerary, retire: Retire, mode: Mode, proof: str, product: str) -> Scenario:
     # Of two methods that go the same way, such as cold and stateful, the first one is played.
     ways = [pair for ways in (FORWARD, WITH_VOLUMES) for pair in ways.items()]
     methods = {way.name: method for method, way in reversed(ways)} | {UNDO_BACKUP.name: Method.BACKUP}
     methods |= dict.fromkeys((GIVE_BACK_DRILL.name, UNDO_DRILL.name), Method.DRILL)
-    servers = (Server("s1", "btrfs", 60e6), Server("s2", "btrfs", 60e6))
+    servers = (Server("s1", "btrfs", 60e6), Server("s2", "btrfs", 60e6, product))
     if itinerary in _WAYS_OF_VOLUMES:
         method = methods.get(itinerary.name, Method.VOLUME_REFRESH)
         box = Box(name="box1", source="s1", target="s2", mib=20, method=method, retire=retire, mode=mode)

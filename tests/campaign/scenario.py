@@ -17,6 +17,7 @@ class Server:
     name: str
     driver: str
     bandwidth: float
+    product: str = "lxd"
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def _check_history(fleet: Fleet, was: "Before", name: str, ending: "Ending | Non
             running.discard(where)
             last_stop = own_stop[where] = entry.detail["volumes"].get(name, "")
             good = {where}
-        elif entry.kind == "volume-received":
+        elif entry.kind in ("volume-received", "volume-renamed"):
             if where in running:
                 found.append(f"{name} was overwritten on {where} while it was in use, {at}")
             is_whole = not running and entry.detail["token"] == last_stop
@@ -66,10 +66,19 @@ def _of(fleet: Fleet, was: "Before", place: str, ending: "Ending | None") -> lis
     """What happened to the instance and to this volume after the beginning; not on the target of a copy."""
     kinds = {"started", "stopped", "volume-received", "volume-deleted"}
     found = [e for e in fleet.history() if e.kind in kinds and e.instance in (was.name, place)]
+    # What was made of a backup gets its name when it is whole.
+    found += [e for e in fleet.history() if e.kind == "volume-renamed" and e.detail["to"] == place]
     found = [e for e in found if not (ending and ending.is_copy and e.server == ending.target)]
     first = next((e for e in found if e.kind == "started"), None) if was.ran else None
     ordered = sorted(found, key=lambda each: (each.at, each.kind != "stopped"))
     return [each for each in ordered if each is not first]
+
+
+def _left_of_backups(fleet: Fleet, name: str) -> list[str]:
+    """Backups of a volume, and what was made of one and never got its name."""
+    volumes = [(s.name, v) for s in fleet.servers.values() for v in s.pools["default"].volumes.values()]
+    left = [f"{v.name} is left over on {server}" for server, v in volumes if v.name.startswith(f"{name}-import-")]
+    return left + [f"{v.name} has backups on {server}: {[*v.backups]}" for server, v in volumes if v.backups]
 
 
 def _check_end(fleet: Fleet, name: str, ending: "Ending") -> list[str]:
@@ -78,7 +87,7 @@ def _check_end(fleet: Fleet, name: str, ending: "Ending") -> list[str]:
     home = ending.target if ending.state == "done" and not ending.is_copy else ending.source
     is_copied = ending.is_copy and not ending.is_backup  # the copy of a backup has another name
     lives = {home, *([ending.target] if is_copied and ending.state == "done" else [])}
-    found = [f"{name} is not on {server}" for server in lives - set(there)]
+    found = [f"{name} is not on {server}" for server in lives - set(there)] + _left_of_backups(fleet, name)
     for server, volume in there.items():
         place = f"{name} on {server}"
         if server in lives:
@@ -176,7 +185,7 @@ def _check_never_lost(fleet: Fleet, was: BoxBefore) -> list[str]:
 def _of_box(fleet: Fleet, box: Box) -> list[Entry]:
     """Under all the names that it has had; not its making."""
     kinds = {"volume-received", "volume-deleted", "volume-renamed"}
-    names = (box.place, f"{box.place}-copy-", f"{box.place}-kept-")
+    names = (box.place, f"{box.place}-copy-", f"{box.place}-kept-", f"{box.place}-import-")
     found = [e for e in fleet.history() if e.kind in kinds and e.instance.startswith(names)]
     return sorted(found, key=lambda each: each.at)
 
@@ -192,6 +201,7 @@ def _check_box(fleet: Fleet, was: BoxBefore, ending: "Ending") -> list[str]:
         if name.startswith((f"{box.name}-copy-", f"{box.name}-kept-"))
         and f"{server}:volume default/{name}" not in ending.wrecks
     ]
+    left += _left_of_backups(fleet, box.name)
     here, there = now[source].get(box.name), _inside(fleet, target, box.name)
     moved = _done(was)
     is_done = there is not None and Inside(there.token, there.snapshots, _own(there.config)) == moved

@@ -36,7 +36,12 @@ def volumes(world: World) -> list[Volume]:
 
 
 def backed_up(
-    pool: redis.ConnectionPool, meanwhile: Callable[[World], None], *, driver: str = "btrfs", onto: tuple[Machine, ...]
+    pool: redis.ConnectionPool,
+    meanwhile: Callable[[World], None],
+    *,
+    driver: str = "btrfs",
+    onto: tuple[Machine, ...],
+    seed: int = 1,
 ) -> World:
     """The world after the run; all of it is done, and the judge has nothing to say."""
     scenario = Scenario(
@@ -47,7 +52,7 @@ def backed_up(
         Limits(),
     )
     with scripts_in_virtual_time():
-        world = World(pool, 1, switches=0.5)
+        world = World(pool, seed, switches=0.5)
         with virtual_waits(world):
             try:
                 build(world, scenario)
@@ -97,8 +102,10 @@ def dying(*, before: int, point: int, back_in: float, last: bool = False) -> Cal
 
 
 @pytest.mark.parametrize("driver", ["btrfs", "dir"])
-def test_jobs_of_several_targets_share_one_set(pool: redis.ConnectionPool, driver: str) -> None:
-    world = backed_up(pool, lambda _: None, driver=driver, onto=(MACHINE, OTHER))
+@pytest.mark.parametrize("seed", range(1, 7))
+def test_jobs_of_several_targets_share_one_set(pool: redis.ConnectionPool, driver: str, seed: int) -> None:
+    """In whatever order they take their turns: if they ask for a snapshot at the same instant, one of them fails."""
+    world = backed_up(pool, lambda _: None, driver=driver, onto=(MACHINE, OTHER), seed=seed)
     assert apart(world) < 10
     assert [set(volume.snapshots) for volume in volumes(world)] == [{"first", SNAPSHOT}] * 2
 

@@ -117,7 +117,9 @@ def _play(world: World, scenario: Scenario, result: Result) -> None:
 def build(world: World, scenario: Scenario) -> dict[str, Before]:
     """The servers with their instances and their volumes."""
     for each in scenario.servers:
-        world.fleet.add(each.name, driver=each.driver, bandwidth=each.bandwidth)
+        server = world.fleet.add(each.name, driver=each.driver, bandwidth=each.bandwidth)
+        if each.product == "incus":
+            server.product, server.version = "incus", "6.0.4"
     world.fleet.walls.update(scenario.walls)
     for machine in scenario.machines:
         _launch(world, machine)

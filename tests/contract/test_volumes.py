@@ -1,5 +1,8 @@
 """Custom volumes: what arrives with them, what a refresh does, and what is left when one breaks."""
 
+import re
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from common.domain.errors import NotFound, PreconditionFailed, ServerRefused
@@ -247,6 +250,29 @@ def test_a_clone_of_a_snapshot_has_what_the_volume_had_then_and_only_the_config_
     assert site.content_of_volume("data2") == content != site.content_of_volume(NAME)
     with pytest.raises(ServerRefused, match="already exists"):
         site.client.clone_volume(clone, of=volume)
+
+
+@pytest.mark.parametrize("server", ["s1", "d1"])
+def test_of_two_snapshots_of_one_name_at_the_same_instant_one_is_made(sites: dict[str, Site], server: str) -> None:
+    """The other one is refused, or accepted and fails; that takes nothing away from the one that is there."""
+    site = sites[server]
+    make(site)
+    volume = site.client.volume("default", NAME)
+    with ThreadPoolExecutor() as both:
+        asked = [both.submit(_snapshot_if_it_may, site, volume) for _ in range(2)]
+        outcomes = sorted(each.result() for each in asked)
+    assert outcomes[0] == ""
+    assert re.search(r"already exists|already in use|UNIQUE constraint", outcomes[1])
+    assert site.client.volume_snapshots(volume) == {"monday"}
+    site.client.snapshotted_volume(volume, "monday")
+
+
+def _snapshot_if_it_may(site: Site, volume: Volume) -> str:
+    """Why it could not, or nothing."""
+    try:
+        return finished(site.client, site.client.snapshot_volume(volume, "monday")).error
+    except ServerRefused as refused:
+        return refused.message
 
 
 def _volumes_of(site: Site, operation: str) -> set[str]:

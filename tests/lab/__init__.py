@@ -5,11 +5,12 @@
 """
 
 from tests.lab.errors import LabError, LabUnavailableError, RefusedError
-from tests.lab.lab import CLUSTER, INCUS_SERVERS, MACHINE_SERVERS, SERVERS, STANDALONE, Lab
+from tests.lab.lab import CLUSTER, INCUS_MACHINE_SERVERS, INCUS_SERVERS, MACHINE_SERVERS, SERVERS, STANDALONE, Lab
 from tests.lab.server import LabServer
 
 __all__ = [
     "CLUSTER",
+    "INCUS_MACHINE_SERVERS",
     "INCUS_SERVERS",
     "MACHINE_SERVERS",
     "SERVERS",

@@ -9,12 +9,10 @@ from typing import Any
 
 from common.lxd.trust import client_certificate
 from tests.lab import host
-from tests.lab.product import INCUS
 from tests.lab.server import LabServer
 
 SETTINGS = {"config": {"images.auto_update_interval": "0"}}
-POOL_SIZE = "12GiB"  # a sparse file, so it costs what is in it
-REMOTE_OF_CLUSTER = "cluster"
+POOL_SIZE = "24GiB"  # a sparse file, so it costs what is in it
 
 
 def stand_alone(server: LabServer, bridge: str) -> None:
@@ -59,7 +57,7 @@ def trust(server: LabServer, configuration: Path) -> None:
         if known[remote]["Addr"] == server.address and seen.read_text() == server.certificate.read_text():
             return  # a server that was made anew has another certificate, and does not know us
         host.run("lxc", "remote", "remove", remote, env=environment)
-    if server.product is INCUS:
+    if server.product.is_incus:
         # Its tokens are read by its own client only, so the client's certificate itself is put into its trust store.
         certificate, _ = client_certificate(configuration)
         der = base64.b64encode(ssl.PEM_cert_to_DER_cert(certificate.read_text())).decode()

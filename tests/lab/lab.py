@@ -11,15 +11,16 @@ unix socket is limited, to 107 characters. Below the root:
     images/                         the tarballs of `image.py`
     lxc-conf/                       configuration of the real `lxc` client: one remote for each, trusted by all
     incus-conf/                     that of the `incus` client, which is used through the unix sockets only
-    programs/                       Incus, unpacked
+    programs/ qemu/                 Incus, and its QEMU, unpacked
     stand-ins/                      what virtual machines need and this kernel has not
 
 and beside it ROOT.lock while somebody changes the lab; `/var/tmp/herder-ports` tells which lab has which ports. `s1`
 and `s2` stand alone with a btrfs pool on a loop file, `d1` with a dir pool; `c1`, `c2` and `c3` are one cluster with
-btrfs pools. `i1` and `i2` are servers of Incus with btrfs pools, `v1` and `v2` servers of LXD that run virtual
-machines, with btrfs pools; these come up only when they are named. A lab that is made with
-`$HERDER_LAB_PRODUCT=incus` has Incus in all others. All listen on 127.0.0.1 only, and the guests' network cards are on
-a bridge that leads nowhere.
+btrfs pools. `i1` and `i2` are servers of Incus with btrfs pools, `v1` and `v2` servers of LXD and `w1` and `w2`
+servers of Incus that run virtual machines, `x1` and `x2` a cluster of LXD that does, all with btrfs pools; these come
+up only when they are named. A lab that is made
+with `$HERDER_LAB_PRODUCT=incus` has Incus in all others. All listen on 127.0.0.1 only, and the guests' network cards
+are on a bridge that leads nowhere.
 """
 
 import hashlib
@@ -34,7 +35,17 @@ from typing import Any
 from tests.lab import furnish, host, image, machine_image, packages, stand_ins
 from tests.lab.daemon import Daemon
 from tests.lab.errors import LabError
-from tests.lab.product import INCUS, LXD, LXD_WITH_MACHINES, PRODUCTS, PROGRAMS, STAND_INS, Product
+from tests.lab.product import (
+    INCUS,
+    INCUS_WITH_MACHINES,
+    LXD,
+    LXD_WITH_MACHINES,
+    PRODUCTS,
+    PROGRAMS,
+    QEMU,
+    STAND_INS,
+    Product,
+)
 from tests.lab.server import LabServer
 
 STANDALONE = {"s1": "btrfs", "s2": "btrfs", "d1": "dir"}
@@ -42,9 +53,15 @@ CLUSTER = ("c1", "c2", "c3")
 SERVERS = (*STANDALONE, *CLUSTER)
 #: Servers of Incus, which come up only when they are asked for by name.
 INCUS_SERVERS = {"i1": "btrfs", "i2": "btrfs"}
-#: Servers of LXD that run virtual machines, likewise.
+#: Servers that run virtual machines, likewise: of LXD, of Incus, and a cluster of LXD.
 MACHINE_SERVERS = {"v1": "btrfs", "v2": "btrfs"}
-ALL = (*SERVERS, *INCUS_SERVERS, *MACHINE_SERVERS)
+INCUS_MACHINE_SERVERS = {"w1": "btrfs", "w2": "btrfs"}
+MACHINE_CLUSTER = ("x1", "x2")
+_LXD_WITH_MACHINES = {*MACHINE_SERVERS, *MACHINE_CLUSTER}
+_WITH_MACHINES = {*_LXD_WITH_MACHINES, *INCUS_MACHINE_SERVERS}
+#: The members of each cluster, by the name of its remote.
+CLUSTERS = {"cluster": CLUSTER, "machines": MACHINE_CLUSTER}
+ALL = (*SERVERS, *INCUS_SERVERS, *MACHINE_SERVERS, *INCUS_MACHINE_SERVERS, *MACHINE_CLUSTER)
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 # Each lab gets its own stretch of ports, mostly the same one by its path. All lie below the ports that the kernel gives
@@ -72,7 +89,9 @@ class Lab:
         *,
         product: str = "",
     ) -> "Lab":
-        """Bring up at least these servers; what is up already stays. `c1`, `c2` and `c3` come together, as `cluster`.
+        """Bring up at least these servers; what is up already stays.
+
+        `c1`, `c2` and `c3` come together, as `cluster`, and `x1` and `x2` as `machines`.
 
         `first_port`, or `$HERDER_LAB_PORT`, is where the search for free ports begins; `product`, or
         `$HERDER_LAB_PRODUCT`, what a lab has that is made now. Raises LabUnavailableError if this machine cannot run a
@@ -83,16 +102,18 @@ class Lab:
             raise LabError(f"{root} is too long for the sockets of a lab: at most {LONGEST_ROOT} characters")
         wanted = _with_whole_clusters(servers)
         packages.ensure()
-        if MACHINE_SERVERS.keys() & set(wanted):
+        if _WITH_MACHINES.intersection(wanted):
             packages.ensure(packages.MACHINE_PROGRAMS)
         root.parent.mkdir(parents=True, exist_ok=True)
         with host.locked(_lock(root)):
             _claim(root)
             _decide(root, product)
-            if _product(root) is INCUS or INCUS_SERVERS.keys() & set(wanted):
-                packages.unpack_incus(root / PROGRAMS)
-            if MACHINE_SERVERS.keys() & set(wanted):
-                stand_ins.make(root / STAND_INS)
+            if any(_product_of(name, _product(root)).is_incus for name in wanted):
+                packages.unpack_backports(packages.INCUS, root / PROGRAMS)
+            if INCUS_MACHINE_SERVERS.keys() & set(wanted):
+                packages.unpack_backports(packages.QEMU_OF_INCUS, root / QEMU)
+            if _WITH_MACHINES.intersection(wanted):
+                stand_ins.make(root / STAND_INS, programs=root / PROGRAMS, qemu=root / QEMU)
             lab = cls(root, _known(root))
             lab._add(wanted, first_port or int(os.environ.get("HERDER_LAB_PORT", "0")) or _first_port(root))
             lab._bring_up(wanted)
@@ -158,7 +179,7 @@ class Lab:
     def _bring_up(self, wanted: Iterable[str]) -> None:
         host.make_bridge(self.bridge)
         tarballs = image.build(self.root / "images")
-        machines = machine_image.build(self.root / "images") if MACHINE_SERVERS.keys() & set(wanted) else {}
+        machines = machine_image.build(self.root / "images") if _WITH_MACHINES.intersection(wanted) else {}
         groups: dict[str, list[LabServer]] = {}
         for name in wanted:
             groups.setdefault(self.servers[name].cluster or name, []).append(self.servers[name])
@@ -235,7 +256,8 @@ def _refuse_foreign(root: Path) -> None:
 
 
 def _with_whole_clusters(names: Iterable[str]) -> list[str]:
-    wanted = {member for name in names for member in (CLUSTER if name in {"cluster", *CLUSTER} else (name,))}
+    whole = {name: members for remote, members in CLUSTERS.items() for name in (remote, *members)}
+    wanted = {member for name in names for member in whole.get(name, (name,))}
     if unknown := wanted - set(ALL):
         raise LabError(f"no such server: {', '.join(sorted(unknown))}; there are {', '.join(ALL)}")
     return [name for name in ALL if name in wanted]
@@ -276,14 +298,16 @@ def _product(root: Path) -> Product:
 
 
 def _server(root: Path, name: str, port: int, product: Product) -> LabServer:
-    driver = {**STANDALONE, **INCUS_SERVERS, **MACHINE_SERVERS}.get(name, "btrfs")
-    cluster = furnish.REMOTE_OF_CLUSTER if name in CLUSTER else None
+    driver = {**STANDALONE, **INCUS_SERVERS, **MACHINE_SERVERS, **INCUS_MACHINE_SERVERS}.get(name, "btrfs")
+    cluster = next((remote for remote, members in CLUSTERS.items() if name in members), None)
     return LabServer(name, root, port, driver, cluster, _product_of(name, product))
 
 
 def _product_of(name: str, product: Product) -> Product:
-    if name in MACHINE_SERVERS:
+    if name in _LXD_WITH_MACHINES:
         return LXD_WITH_MACHINES
+    if name in INCUS_MACHINE_SERVERS:
+        return INCUS_WITH_MACHINES
     return INCUS if name in INCUS_SERVERS else product
 
 

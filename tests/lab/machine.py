@@ -3,6 +3,7 @@
 import re
 import socket
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +30,8 @@ class Tick:
 
 
 def make(server: LabServer, name: str, *, config: dict[str, str] = CONFIG, starts: bool = True) -> None:
-    """A virtual machine. Returns when it counts, if it shall start."""
+    """A virtual machine, in a cluster on this member. Returns when it counts, if it shall start."""
+    where = f"?target={server.name}" if server.cluster else ""
     body = {
         "name": name,
         "type": "virtual-machine",
@@ -38,12 +40,12 @@ def make(server: LabServer, name: str, *, config: dict[str, str] = CONFIG, start
         "source": {"type": "image", "alias": "machine"},
     }
     try:
-        server.query("POST", "/1.0/instances", body)
+        server.query("POST", f"/1.0/instances{where}", body)
     except RefusedError as refused:
         # On a busy machine qemu-img has told LXD nothing of the image, once.
         if "unexpected end of JSON input" not in str(refused):
             raise
-        server.query("POST", "/1.0/instances", body)
+        server.query("POST", f"/1.0/instances{where}", body)
     if starts:
         server.query("PUT", f"/1.0/instances/{name}/state", {"action": "start"})
         tick(server, name)
@@ -51,15 +53,34 @@ def make(server: LabServer, name: str, *, config: dict[str, str] = CONFIG, start
 
 def tick(server: LabServer, name: str) -> Tick:
     """The next one that it says. LabError if it says nothing."""
+    said = _listened if server.product.is_incus else _heard
+    for heard in said(server, name):
+        if found := _TICK.findall(heard):
+            return Tick(int(found[-1][0]), found[-1][1])
+    raise LabError(f"{server.name}:{name} does not count; it said {heard[-500:]!r}")
+
+
+def _heard(server: LabServer, name: str) -> Iterator[str]:
+    """What its console says from now on, longer and longer: LXD has a socket for that."""
     heard, deadline = "", time.monotonic() + PATIENCE_SECONDS
     with socket.socket(socket.AF_UNIX) as console:
         console.connect(str(server.lxd_dir / "logs" / name / "qemu.console"))
         console.settimeout(PATIENCE_SECONDS)
         while time.monotonic() < deadline:
             heard += console.recv(4096).decode(errors="replace")
-            if said := _TICK.search(heard):
-                return Tick(int(said[1]), said[2])
-    raise LabError(f"{server.name}:{name} does not count; it said {heard[-500:]!r}")
+            yield heard
+
+
+def _listened(server: LabServer, name: str) -> Iterator[str]:
+    """The same of Incus, which has a log of all that was ever said."""
+    before, deadline = len(_log(server, name)), time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        time.sleep(0.2)
+        yield _log(server, name)[before:]
+
+
+def _log(server: LabServer, name: str) -> str:
+    return server.lxc("console", name, "--show-log")
 
 
 def disk(server: LabServer, name: str) -> Path:

@@ -1,4 +1,4 @@
-"""The programs of the lab, installed by apt when they are missing; Incus is only unpacked, into the lab itself.
+"""The programs of the lab, installed by apt when they are missing; Incus and its QEMU are only unpacked, into the lab.
 
 Debian starts the daemons of a package when it installs it. The lab wants only the programs, so apt's `policy-rc.d`
 says no to every service start for the duration; a packaged LXD that runs already is not touched.
@@ -49,6 +49,15 @@ KERNEL = "linux-image-cloud-amd64"
 STUB = "systemd-boot-efi"
 # Incus is in the backports of Debian 12. What else its packages depend on, LXD's have brought already.
 INCUS = ("incus-base", "incus-client", "incus-extra", "libcowsql0", "libraft0")
+# To save and to send a memory it needs a newer QEMU than that of Debian 12; what that depends on, the older one has
+# brought.
+QEMU_OF_INCUS = (
+    "qemu-system-x86",
+    "qemu-system-common",
+    "qemu-system-data",
+    "qemu-system-modules-spice",
+    "qemu-system-modules-opengl",
+)
 RELEASE = "bookworm"
 POLICY = Path("/usr/sbin/policy-rc.d")
 ID_FILES = (Path("/etc/subuid"), Path("/etc/subgid"))
@@ -124,11 +133,11 @@ def _apt(verb: str, *names: str) -> None:
     )
 
 
-def unpack_incus(folder: Path) -> None:
-    """Put the programs of Incus into a folder, unless they are there; nothing is installed.
+def unpack_backports(names: tuple[str, ...], folder: Path) -> None:
+    """Put the files of packages of Debian's backports into a folder, unless they are there; nothing is installed.
 
     The machine's own lists of packages stay as they are. Raises LabUnavailableError if this is not Debian 12, or its
-    mirror has no Incus.
+    mirror has not got them.
     """
     if folder.exists():
         return
@@ -147,7 +156,7 @@ def unpack_incus(folder: Path) -> None:
     options = [f"-o{key}={place}" for key, place in places.items()]
     try:
         host.run("apt-get", "-qq", *options, "update")
-        host.run("apt-get", "-qq", *options, "download", *INCUS, folder=half / "debs")
+        host.run("apt-get", "-qq", *options, "download", *names, folder=half / "debs")
     except LabError as error:
         raise LabUnavailableError(f"The lab's Incus servers need Debian's backports: {error}") from error
     for package in sorted((half / "debs").iterdir()):

@@ -17,7 +17,7 @@ class LabServer:
     """A running or stopped server, of LXD or of Incus.
 
     `name` is its name in the lab, as remote of `lxc` and as member of the cluster; `driver` that of its only pool,
-    `default`; `cluster` is "cluster" for a member of it, else None.
+    `default`; `cluster` is the remote of the cluster that it is a member of, or None.
     """
 
     name: str

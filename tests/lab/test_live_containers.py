@@ -1,5 +1,6 @@
 """Why no container moves live: what LXD does when it is asked to, with the CRIU of this machine's Debian."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,6 +52,8 @@ def test_a_container_that_is_moved_live_stays_where_it_is_and_runs_on(with_criu:
     )
     received = finished(target.client, target.client.receive({**body, "source": {**body["source"], "live": True}}))
     assert not received.succeeded
-    assert "migration dump failed" in received.error or "migration restore failed" in received.error, received.error
+    assert re.search(
+        "migration (dump |restore )?failed", received.error
+    )  # without the word if the source hangs up first
     assert source.client.instance(NAME).is_running
     assert target.client.instances() == ()

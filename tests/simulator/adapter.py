@@ -5,7 +5,8 @@ the ``Transport``, ``clients`` what workers and producers call ``client_of``.
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from io import BytesIO
 from json import dumps
 from typing import Any
@@ -57,8 +58,9 @@ class SimulatedAdapter(BaseAdapter):
         """Called by requests, which passes more than is used here."""
         url = str(request.url)
         server = _server_at(self._fleet, url, self._pin)
-        headers = {"if-match": match} if (match := str(request.headers.get("If-Match", ""))) else {}
-        asked = request_of(str(request.method), request.path_url, headers, request.body, self._client)
+        asked = request_of(
+            str(request.method), request.path_url, _known(request.headers), _whole(request.body), self._client
+        )
         read_timeout = timeout[1] if isinstance(timeout, tuple) else timeout
         try:
             answer = self._fleet.exchange(server, asked, read_timeout=float(read_timeout or 40.0))
@@ -85,6 +87,20 @@ class SimulatedTransport(Transport):
         self._fleet = fleet
         self._adapter = SimulatedAdapter(fleet, self._pin, client)
         self._client = client
+
+    @contextmanager
+    def download(self, path: str, params: Mapping[str, str]) -> Iterator[tuple[int, Iterator[bytes]]]:
+        """All of it in one piece."""
+        asked = request_of("GET", f"{path}?{urlencode(params)}", {}, None, self._client)
+        with errors.translated(self.name):
+            server = _server_at(self._fleet, self._base, self._pin)
+            try:
+                answer = self._fleet.exchange(server, asked, read_timeout=self._timeouts[1])
+            except Broken as broken:
+                raise _as_requests_does(broken, None) from broken
+        if "Content-Length" not in answer.headers:
+            read_reply(self.name, _response(None, answer))
+        yield int(answer.headers["Content-Length"]), iter([answer.body.encode()])
 
     def websocket(self, path: str, params: Mapping[str, str] | None = None) -> Any:
         """The event stream; there is no other websocket here."""
@@ -116,9 +132,8 @@ class DirectTransport(SimulatedTransport):
     def _attempt(self, method: str, path: str, *, timeout: float | None, **what: Any) -> Reply:
         body, params = what.get("json"), what.get("params")
         target = f"{path}?{urlencode(params)}" if params else path
-        match = (what.get("headers") or {}).get("If-Match", "")
-        headers = {"if-match": match} if match else {}
-        asked = request_of(method, target, headers, None if body is None else dumps(body), self._client)
+        sent = _whole(what.get("data")) if body is None else dumps(body)
+        asked = request_of(method, target, _known(what.get("headers") or {}), sent, self._client)
         with errors.translated(self.name):
             server = _server_at(self._fleet, self._base, self._pin)
             try:
@@ -176,6 +191,17 @@ def clients(fleet: Fleet, *, direct: bool = False) -> Callable[[str], LxdClient]
         return made[name]
 
     return of
+
+
+def _known(headers: Mapping[str, Any]) -> dict[str, str]:
+    """The headers that a server looks at."""
+    known = ("if-match", "content-type", "x-lxd-name", "x-incus-name")
+    return {name.lower(): str(value) for name, value in headers.items() if name.lower() in known}
+
+
+def _whole(body: Iterable[bytes] | bytes | str | None) -> bytes | str | None:
+    """What is sent piece by piece arrives as a whole, or not at all."""
+    return body if body is None or isinstance(body, bytes | str) else b"".join(body)
 
 
 def _server_at(fleet: Fleet, url: str, pin: str | None) -> Server:

@@ -14,7 +14,6 @@ from tests.simulator.router import router
 if TYPE_CHECKING:
     from tests.simulator.server import Server
 
-VERSION = "5.0.2"
 _EXIT = re.compile(r'exit "?(\$?\w+)"?$')
 
 
@@ -51,11 +50,11 @@ def _environment(server: "Server") -> Json:
         "driver_version": "5.0.2",
         "kernel": "Linux",
         "project": "default",
-        "server": "lxd",
+        "server": server.product,
         "server_clustered": server.location != "none",
         "server_name": server.name,
         "server_pid": server.pid,
-        "server_version": VERSION,
+        "server_version": server.version,
         "storage": "btrfs",
         "storage_supported_drivers": [],
     }

@@ -41,6 +41,8 @@ class Fleet:
         self.storage = storage.Storage()
         self.requests = 0
         self._random = random.Random(seed)
+        #: What backups of volumes hold; their files tell only its number.
+        self._backed_up: list[Volume] = []
         #: Names of servers: the first cannot reach the second.
         self.walls: set[tuple[str, str]] = set()
         self._by_address: dict[str, Server | Wire] = {}
@@ -219,6 +221,15 @@ class Fleet:
         server, wire = (found, None) if isinstance(found, Server) else (found.server, found)
         is_open = server.is_up and (dialler.name, server.name) not in self.walls
         return (server if is_open else None), wire
+
+    def keep(self, content: Volume) -> int:
+        """The number of what a backup holds."""
+        self._backed_up.append(content)
+        return len(self._backed_up) - 1
+
+    def kept(self, number: int) -> Volume:
+        """What the backup of this number holds."""
+        return self._backed_up[number]
 
     def new_pid(self) -> int:
         self._pids += 1

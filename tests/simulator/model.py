@@ -161,6 +161,9 @@ class Volume:
     snapshots: dict[str, Data] = field(default_factory=dict)
     guest: Guest = field(default_factory=Guest)
     transfer: Any = None
+    snapshotting: Any = None  # the operation that made its newest snapshot
+    #: Where the fleet keeps what a backup holds; None for one that is being made, or never was finished.
+    backups: dict[str, int | None] = field(default_factory=dict)
 
     @property
     def size(self) -> int:

@@ -40,6 +40,7 @@ class Server:
         self.bandwidth = bandwidth
         self.cpus = cpus
         self.location = "none"
+        self.product, self.version = "lxd", "5.0.2"
         self.clock: Clock = fleet.clock
         self.history = History()
         self.instances: dict[tuple[str, str], Instance] = {}

@@ -7,7 +7,7 @@ cancelled, and from btrfs to btrfs all is sent every time.
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
-from tests.simulator import breakage, migration, records
+from tests.simulator import breakage, daemon, migration, records, volume_backups
 from tests.simulator.http import Json, Refused, Request, Response, answer, begun, created
 from tests.simulator.migration import Expected, Offer
 from tests.simulator.model import Data, Instance, Volume, difference
@@ -47,7 +47,9 @@ def list_volumes(server: "Server", request: Request, name: str) -> Response:
 
 @router.on("POST", _COLLECTION)
 def create_volume(server: "Server", request: Request, name: str) -> Response:
-    """An empty one at once, or one that comes from another server. Raises Refused for a name that is taken."""
+    """An empty one at once, one that comes from another server, or a backup. Raises Refused for a taken name."""
+    if request.headers.get("content-type") == volume_backups.CONTENT:
+        return volume_backups.restore(server, request, name)
     body, pool = request.json, find(server, name)
     known = pool.volumes.get((request.project, str(body.get("name") or "")))
     source: dict[str, Any] = body.get("source") or {}
@@ -108,13 +110,17 @@ def list_snapshots(server: "Server", request: Request, name: str, volume: str) -
 
 @router.on("POST", f"{_COLLECTION}/*/snapshots")
 def create_snapshot(server: "Server", request: Request, name: str, volume: str) -> Response:
-    """Raises Refused for a name that is taken."""
+    """Raises Refused for a name that is taken; of two that ask for one at the same instant, one's operation fails."""
     found, snapshot = server.volume(request.project, name, volume), str(request.json["name"])
-    if snapshot in found.snapshots:
+    is_there = snapshot in found.snapshots
+    if is_there and found.snapshotting not in server.operations.running():
         raise Refused(409, f'Snapshot "{snapshot}" already in use')
-    assert found.data is not None
-    found.snapshots[snapshot] = found.data
     operation = _begin_with_snapshot(server, "Creating storage volume snapshot", "storage_volumes", found)
+    if is_there:
+        server.operations.end(operation, "Snapshot by that name already exists")
+        return begun(operation.record())
+    assert found.data is not None
+    found.snapshots[snapshot], found.snapshotting = found.data, operation
     server.later(_SNAPSHOT, lambda: server.operations.end(operation))
     return begun(operation.record())
 
@@ -252,6 +258,9 @@ class _Expected(Expected):
         self.server.operations.end(self.operation, _TRANSFER + error)
 
     def meet(self, source: "Server", offered: Offer, wire: "Wire | None") -> None:
+        if (source.product, self.server.product) == ("lxd", "incus"):
+            daemon.kill(self.server)  # it reads a size that LXD 5.0.2 does not send, and crashes
+            return
         offered.transfer = _VolumeTransfer(
             server=source,
             instance=offered.instance,

@@ -58,8 +58,9 @@ def snapshot_volumes(ctx: Context) -> Outcome | None:
         return Outcome.again()
     if ctx.job.evidence.get("wrong_set"):
         return _drop_set(ctx)
+    made = ctx.job.evidence.get("set", {})
     for volume in ctx.move.volumes:
-        waiting = _snapshot(ctx, volume)
+        waiting = None if made.get(str(volume)) else _snapshot(ctx, volume)
         if waiting is not None:
             return waiting
     return None
@@ -87,9 +88,7 @@ def _note_set(ctx: Context, made: Mapping[str, bool], **more: str) -> None:
 
 def _snapshot(ctx: Context, volume: AttachedVolume) -> Outcome | None:
     """None when this job has made that of this volume."""
-    known, key = ctx.job.evidence.get("set", {}), f"{_KEY}{volume}"
-    if known.get(str(volume)):
-        return None
+    key = f"{_KEY}{volume}"
     source = ctx.source.volume(volume.pool, volume.name, project=ctx.move.project)
     waiting = None if key in ctx.job.evidence else _claim(ctx, volume, source)
     if waiting is not None:
@@ -101,18 +100,30 @@ def _snapshot(ctx: Context, volume: AttachedVolume) -> Outcome | None:
             lambda: ctx.on_source(ctx.source.snapshot_volume(source, ctx.move.order.snapshot)),
             f"snapshot {ctx.move.order.snapshot} of volume {volume} on {ctx.move.source}",
         )
-    except ServerRefused:
+    except ServerRefused as refused:
         if ctx.move.order.snapshot not in ctx.source.volume_snapshots(source):
             raise
-        _note_set(ctx, known)
-        return _of_another(ctx)
+        return _not_made(ctx, volume, source, refused.message)
     if isinstance(ended, Outcome):
         return ended
     ctx.forget(key)
-    if ended is None or not ended.succeeded:
-        return _start_over(ctx, ended.error if ended else "its server has forgotten it")
-    _note_set(ctx, {**known, str(volume): True})
+    if ended is None:
+        return _start_over(ctx, "its server has forgotten it")
+    if not ended.succeeded:
+        return _not_made(ctx, volume, source, ended.error)
+    _note_set(ctx, {**ctx.job.evidence["set"], str(volume): True})
     return None
+
+
+def _not_made(ctx: Context, volume: AttachedVolume, source: Volume, why: str) -> Outcome:
+    """Of a snapshot that failed nothing is left: what bears its name is another job's, which asked first.
+
+    Two that ask at the same instant are both told that it has begun.
+    """
+    _note_set(ctx, {each: made for each, made in ctx.job.evidence["set"].items() if each != str(volume)})
+    if ctx.move.order.snapshot in ctx.source.volume_snapshots(source):
+        return _of_another(ctx)
+    return _start_over(ctx, why)
 
 
 def _claim(ctx: Context, volume: AttachedVolume, source: Volume) -> Outcome | None:
@@ -170,8 +181,14 @@ def _start_over(ctx: Context, why: str) -> Outcome:
 
 
 def _drop_set(ctx: Context) -> Outcome:
-    """The snapshots of the volumes go, so that all are made again, after the hook. Raises TransferFailed at the end."""
+    """The snapshots of the volumes go, so that all are made again, after the hook. Raises TransferFailed at the end.
+
+    Unless that of the instance has come meanwhile: then another job has made the whole set, and it is used.
+    """
     name = ctx.move.order.snapshot
+    if name in {each.name for each in ctx.source.snapshots(ctx.move.instance, project=ctx.move.project)}:
+        _let_go(ctx)
+        return Outcome.again()
     for volume in ctx.move.volumes:
         known = ctx.job.evidence["set"]
         if str(volume) not in known:

@@ -19,9 +19,9 @@ from common.domain.instance import GUARD_DEVICE, MARK_PREFIX, Instance
 from common.domain.job import Outcome
 from common.domain.plan import AfterGrace, identity_of
 from workers.steps.context import Context
-from workers.steps.cutover import grace_of
+from workers.steps.cutover import grace_of, rename
 from workers.steps.guard import guard, unguarded
-from workers.steps.marks import mark, restored, wanted
+from workers.steps.marks import id_of_mark, mark, remembered_id, restored, wanted
 from workers.steps.undo import start_again
 from workers.steps.volumes import check_retired_volumes, keep_volumes
 
@@ -76,12 +76,28 @@ def take_back(ctx: Context) -> Outcome:
                 mark("state"): "retired",
                 "boot.autostart": "false",
                 **({} if "autostart" in target.marks else wanted(target.own_config)),
+                **(remembered_id(target) if ctx.move.is_within_cluster and "instance-id" not in target.marks else {}),
             },
             devices=guard(target.type),
             seen=target,
         )
         return Outcome.again()
-    return _free_source(ctx, source)
+    return _give_name_back(ctx, source, target) or _free_source(ctx, source, target)
+
+
+def _give_name_back(ctx: Context, source: Instance, target: Instance) -> Outcome | None:
+    """Within a cluster a name exists once: while both can't start the target gives it up, then the source takes it.
+
+    None when the source has it.
+    """
+    if source.name == ctx.move.instance:
+        return None
+    sides = (("rename_copy", target, ctx.job.copy_name), ("rename_source", source, ctx.move.instance))
+    for key, instance, name in sides:
+        renamed = rename(ctx, key, instance, name)
+        if renamed is not None:
+            return renamed
+    return Outcome.again()
 
 
 def start_source(ctx: Context) -> Outcome:
@@ -131,8 +147,9 @@ def _is_back(ctx: Context, source: Instance, target: Instance) -> bool:
     return _is_kept(ctx, target) and not source.is_guarded
 
 
-def _free_source(ctx: Context, source: Instance) -> Outcome:
+def _free_source(ctx: Context, source: Instance, target: Instance) -> Outcome:
     config = {key: value for key, value in restored(source).items() if not key.startswith(MARK_PREFIX)}
+    config |= id_of_mark(target)
     try:
         ended = ctx.settle(
             "release",

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -75,6 +75,7 @@ class Context:
     keep_alive: Callable[[], str]
     client_of: Callable[[str], LxdClient]
     archive_at: Callable[[str], Archive] = open_archive
+    _ended: dict[OperationRef, Operation] = field(default_factory=dict)
 
     @property
     def archive(self) -> Archive:
@@ -120,7 +121,7 @@ class Context:
 
     def look(self, ref: OperationRef) -> Operation | None:
         """How an operation stands; None if its server has forgotten it and nobody saw it end."""
-        known = self.log.result(ref)
+        known = self._ended.get(ref) or self.log.result(ref)
         if known is not None:
             return None if known.is_forgotten else known
         return self._client_of(ref).operation(ref.id)
@@ -178,6 +179,7 @@ class Context:
                 operation = self._client_of(ref).wait(ref.id, timeout_seconds=1)
                 if operation is None or not operation.is_finished:
                     return False
+                self._ended[ref] = operation
         except TemporaryError:
             return False
         return True

@@ -26,11 +26,12 @@ from common.domain.errors import (
     VerificationFailed,
 )
 from common.domain.generation import BACKUP, BACKUP_OF, STAGING
-from common.domain.instance import BACKUP_STATE, COPY_OF, PUT_BACK, Instance, is_root_disk
+from common.domain.instance import BACKUP_STATE, COPY_OF, HOME, ORIGIN, PUT_BACK, Instance, is_root_disk
 from common.domain.job import Outcome, Pass
 from common.domain.operation import Operation, OperationRef
 from common.domain.plan import Mode, identity_of
 from common.lxd.migration import Offer, Transfer, receive_body, reserve_body
+from workers.steps.carried_volumes import goes_as_backup
 from workers.steps.context import LOOK_AGAIN, Context
 from workers.steps.copies import IS_THERE, find_operation, free_name, kept_copy, remove_copy
 from workers.steps.guard import guard
@@ -55,6 +56,8 @@ _UNKNOWN_KEY = "Unknown configuration key"
 _VANISHED = "exit status 24"
 #: What LXD notes on a copy when it has all of it, for its first start.
 _TEMPLATE = "volatile.apply_template"
+#: What QEMU emulates, as Incus notes it at a start: a saved memory goes on in the same only.
+_MACHINE = "volatile.vm.definition"
 _KEYS = ("snapshot", "snapped", "began", "offer", "receive", "pass", "sent", "moved_at")
 #: What a wait says of passes that are not pulled.
 _BY = {Mode.PUSH: " by push, which cannot be cancelled", Mode.RELAY: " by relay"}
@@ -331,15 +334,27 @@ def _receive_body(ctx: Context, instance: Instance, transfer: Transfer) -> dict[
         replace(instance, ephemeral=ctx.move.overrides.ephemeral, stateful=False) if ctx.move.is_copy else instance,
         name=ctx.job.copy_name,
         config=_copy_config(ctx, instance),
-        devices={**ctx.wanted_devices(instance), **guard(ctx.move.type)},
+        devices={**_devices_of_copy(ctx, instance), **guard(ctx.move.type)},
         profiles=wanted_profiles(instance, ctx.move),
         source=transfer,
     )
 
 
+def _devices_of_copy(ctx: Context, instance: Instance) -> dict[str, dict[str, str]]:
+    """Those of a moved instance that attach volumes which come as backups are added at its release.
+
+    Such a volume takes the place of another one, which nobody may attach.
+    """
+    wanted = ctx.wanted_devices(instance)
+    if ctx.move.is_copy or not goes_as_backup(ctx):
+        return wanted
+    coming = {(volume.target_pool, volume.target_name) for volume in ctx.move.volumes}
+    return {n: device for n, device in wanted.items() if (device.get("pool"), device.get("source")) not in coming}
+
+
 def _reserve_name(ctx: Context) -> None:
     instance = ctx.source_instance()
-    devices = {**ctx.wanted_devices(instance), **guard(ctx.move.type)}
+    devices = {**_devices_of_copy(ctx, instance), **guard(ctx.move.type)}
     if not any(is_root_disk(device) for device in devices.values()):
         devices["root"] = {"type": "disk", "path": "/", "pool": wanted_pool(instance, ctx.move)}
     body = reserve_body(instance, name=ctx.job.copy_name, config=_copy_config(ctx, instance), devices=devices)
@@ -371,8 +386,15 @@ def _copy_config(ctx: Context, instance: Instance) -> dict[str, str]:
         mark("source"): f"{ctx.move.source}:{ctx.move.instance}",
         mark("memo"): ctx.memo(ctx.job) if ctx.move.is_copy else instance.marks.get("memo", ""),
         **wanted(ctx.move.overrides.over(restored(instance))),
-        **(remembered_id(instance) if ctx.move.is_within_cluster else {}),
+        **(_within_cluster(ctx, instance, config) if ctx.move.is_within_cluster else {}),
     }
+
+
+def _within_cluster(ctx: Context, instance: Instance, config: Mapping[str, str]) -> dict[str, str]:
+    """What a rename would take away, and LXD's own note of the evacuated member to which it belongs."""
+    home = config.get(HOME, "")
+    away = {ORIGIN: home} if home not in ("", ctx.move.target_member) else {}
+    return {**remembered_id(instance), **away}
 
 
 def _staging_config(ctx: Context, instance: Instance) -> dict[str, str]:
@@ -405,7 +427,8 @@ def _config_of_kept(ctx: Context, kept: Instance) -> dict[str, str]:
 def _identity(ctx: Context, instance: Instance) -> Mapping[str, str]:
     """What makes a moved instance the same machine; a copy is another one, of the same image, as with `lxc copy`."""
     if not ctx.move.is_copy:
-        return instance.identity
+        machine = instance.config.get(_MACHINE, "") if instance.stateful else ""
+        return {**instance.identity, **({_MACHINE: machine} if machine else {})}
     kept = {key: value for key, value in instance.identity.items() if key == "volatile.base_image"}
     return {**kept, "volatile.uuid": uuid_of_copy(ctx.job), COPY_OF: identity_of(instance)}
 

@@ -215,14 +215,14 @@ def take_name(ctx: Context) -> Outcome:
         ("rename_source", _retired_side(ctx), ctx.job.retired_name),
         ("rename_copy", copy, ctx.move.name),
     ):
-        renamed = _rename(ctx, key, instance, name)
+        renamed = rename(ctx, key, instance, name)
         if renamed is not None:
             return renamed
     return Outcome.again()
 
 
-def _rename(ctx: Context, key: str, instance: Instance, name: str) -> Outcome | None:
-    """None when it has this name. Raises TransferFailed."""
+def rename(ctx: Context, key: str, instance: Instance, name: str) -> Outcome | None:
+    """Within a cluster, give a stopped side this name; None when it has it. Raises TransferFailed."""
     if instance.name == name:
         return None
     ended = ctx.settle(

@@ -9,11 +9,11 @@ import json
 from collections.abc import Callable
 
 from common.domain.errors import IdentityMismatch, NotFound, PreconditionFailed, TransferFailed
-from common.domain.instance import INSTANCE_ID, INSTANCE_ID_MARK, STALE, Config, Devices, Instance, is_root_disk
+from common.domain.instance import INSTANCE_ID_MARK, STALE, Config, Devices, Instance, is_root_disk
 from common.domain.job import Outcome
 from common.domain.volume import Volume
 from workers.steps.context import Context
-from workers.steps.marks import mark, remembered_id
+from workers.steps.marks import id_of_mark, mark, remembered_id
 
 #: So much of an instance's name fits with the ending into the 63 characters that it may have; volumes have more room.
 _LONGEST = 40
@@ -69,8 +69,7 @@ def _unmask(ctx: Context, stale: Instance) -> Outcome:
     were = json.loads(stale.config.get(_CARDS, "{}"))
     devices = {name: device for name, device in stale.devices.items() if name not in were}
     config = {key: value for key, value in stale.config.items() if key not in (_CARDS, INSTANCE_ID_MARK)}
-    if INSTANCE_ID_MARK in stale.config:
-        config[INSTANCE_ID] = stale.config[INSTANCE_ID_MARK]
+    config |= id_of_mark(stale)
     return _change(ctx, stale, config, {**devices, **{name: device for name, device in were.items() if device}})
 
 

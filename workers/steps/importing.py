@@ -18,7 +18,7 @@ from common.domain.errors import (
     TransferFailed,
     VerificationFailed,
 )
-from common.domain.instance import IMPORTED, Instance
+from common.domain.instance import IMPORTED, INSTANCE_ID, Instance
 from common.domain.job import Outcome
 from common.domain.operation import OperationRef
 from common.lxd.survey import survey
@@ -32,7 +32,7 @@ _FULL = "no space left on device"
 #: it has the name of that try, and the next one has another.
 _STILL_THERE = "already exists on target"
 _NAME_KEPT = 30
-_TEMPLATE, _INSTANCE_ID = "volatile.apply_template", "volatile.cloud-init.instance-id"
+_TEMPLATE = "volatile.apply_template"
 _LAST_POWER = "volatile.last_state.power"
 
 
@@ -230,8 +230,8 @@ def settle_import(ctx: Context) -> Outcome:
     found = ctx.own_copy()
     if found is None:
         return Outcome.completed()
-    was = _manifest(ctx).config.get(_INSTANCE_ID)
-    same_machine = {_TEMPLATE: "", **({_INSTANCE_ID: was} if was else {})}
+    was = _manifest(ctx).config.get(INSTANCE_ID)
+    same_machine = {_TEMPLATE: "", **({INSTANCE_ID: was} if was else {})}
     kept = same_machine if ctx.move.name == ctx.move.instance else {}
     ctx.patch_target({**unmarked(found), **kept, **ctx.move.overrides.config}, seen=found)
     return Outcome.completed()

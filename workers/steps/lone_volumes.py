@@ -12,9 +12,7 @@ from common.domain.eligibility import volume_findings
 from common.domain.errors import (
     CopyLost,
     IdentityMismatch,
-    NotFound,
     PreflightRefused,
-    ServerRefused,
     TransferFailed,
     VerificationFailed,
 )
@@ -23,19 +21,19 @@ from common.domain.job import Outcome
 from common.domain.plan import Retire
 from common.domain.volume import COPIED_BY, AttachedVolume, Volume
 from common.lxd.survey import survey_volumes
+from workers.steps.carried_volumes import drop_leftovers
 from workers.steps.context import Context
-from workers.steps.copies import IS_THERE
 from workers.steps.marks import mark
+from workers.steps.volume_steps import discard_sent_volumes, send_volumes
 from workers.steps.volumes import (
     claimed,
     delete,
     differing_volumes,
-    discard_volumes,
     find_volume,
     is_complete,
     own_copy,
     patch,
-    send_each,
+    rename,
     unmarked,
     wait_for_earlier,
     wait_for_source,
@@ -68,12 +66,15 @@ def check_volume(ctx: Context) -> Outcome:
 def send_volume(ctx: Context) -> Outcome:
     """All of it, with its snapshots; what is complete is not sent again."""
     first = int(ctx.job.facts.get("whole_from", 0))
-    return send_each(ctx, lambda copy: is_complete(copy) and int(copy.marks["pass"]) >= first)
+    return send_volumes(ctx, lambda copy: is_complete(copy) and int(copy.marks["pass"]) >= first)
 
 
 def verify_volume(ctx: Context) -> Outcome:
     """The copy has what its source has, and nobody has attached a moved one meanwhile."""
     _complete_copy(ctx)
+    remaining = drop_leftovers(ctx)
+    if remaining is not None:
+        return remaining
     wrong = differing_volumes(ctx)
     if wrong:
         raise VerificationFailed(
@@ -97,7 +98,7 @@ def swap_volume(ctx: Context) -> Outcome:
         copy = _complete_copy(ctx)
         patch(ctx, ctx.target, copy, lambda _: {COPIED_BY: ctx.job.id})
         ctx.confirm_fence()
-        _rename(ctx, copy, _volume(ctx).target_name)
+        rename(ctx, copy, _volume(ctx).target_name)
         return Outcome.again()
     _complete_copy(ctx)
     users = there.other_users(project=ctx.move.target_project)
@@ -114,7 +115,7 @@ def swap_volume(ctx: Context) -> Outcome:
             ctx.target.rename_volume(kept, there.name)
 
     with ctx.taken_back_if_late(take_back):
-        _rename(ctx, there, ctx.job.name_beside(KEPT))
+        rename(ctx, there, ctx.job.name_beside(KEPT))
     return Outcome.again()
 
 
@@ -186,9 +187,9 @@ def discard_volume(ctx: Context) -> Outcome:
         if _there(ctx) is not None:
             _refuse_two(ctx)
         ctx.confirm_fence()
-        _rename(ctx, kept, volume.target_name)
+        rename(ctx, kept, volume.target_name)
         return Outcome.again()
-    return discard_volumes(ctx)
+    return discard_sent_volumes(ctx)
 
 
 def release_volume(ctx: Context) -> Outcome:
@@ -237,18 +238,6 @@ def _refuse_two(ctx: Context) -> None:
             f"{_where(ctx)} was made while what it was is kept as {kept.place}",
             hint=f"rename or delete one of them on {ctx.move.target}, then `herder retry {ctx.job.id}`",
         )
-
-
-def _rename(ctx: Context, volume: Volume, new: str) -> None:
-    """Raises TransferFailed if the new name has been taken meanwhile, or nothing has the old one: then look again."""
-    try:
-        ctx.target.rename_volume(volume, new)
-    except NotFound as gone:
-        raise TransferFailed(gone.message) from gone
-    except ServerRefused as refused:
-        if IS_THERE in refused.message:
-            raise TransferFailed(refused.message) from refused
-        raise
 
 
 def _delete_unused(ctx: Context, volume: Volume, *, of_source: bool = False) -> None:

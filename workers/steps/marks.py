@@ -60,9 +60,12 @@ def restored(instance: Instance) -> dict[str, str]:
         config.pop(key, None)
         if remembered != UNSET:
             config[key] = remembered
-    if _ID_MARK in instance.marks:
-        config[INSTANCE_ID] = instance.marks[_ID_MARK]
-    return config
+    return config | id_of_mark(instance)
+
+
+def id_of_mark(instance: Instance) -> dict[str, str]:
+    """The id for cloud-init that its mark remembers."""
+    return {INSTANCE_ID: instance.marks[_ID_MARK]} if _ID_MARK in instance.marks else {}
 
 
 def marked(ctx: Context, source: Instance) -> Instance:

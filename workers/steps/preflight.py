@@ -31,7 +31,7 @@ def check_source(ctx: Context) -> Outcome:
             f"{ctx.move.source}:{ctx.move.instance} is not the instance that was planned: it was made anew",
             hint="make the plan again",
         )
-    if ctx.move.is_within_cluster and instance.location != ctx.move.source_member:
+    if ctx.move.source_member and instance.location != ctx.move.source_member:
         raise IdentityMismatch(
             f"{ctx.move.source_place} has no {instance.name} any more: it is on {instance.location}",
             hint="make the plan again",

@@ -1,10 +1,11 @@
 """What an export and an import have in common: they carry a backup through this process, which may take hours."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
+from common.domain.errors import TransferFailed
 from common.domain.job import Outcome, Pass
 from workers.steps.context import Context
 
@@ -53,3 +54,29 @@ def sent(kind: str, size: int, since: str, now: datetime) -> Pass:
     """The carried backup as a pass, for the report."""
     begun = datetime.fromisoformat(since) if since else now
     return Pass(number=0, kind=kind, took=max(timedelta(0), now.astimezone(UTC) - begun), sent=size)
+
+
+def limited(pieces: Iterable[bytes], rate: int) -> Iterator[bytes]:
+    """The pieces, in smaller ones and no faster than so many bytes per second; 0 is as fast as they come."""
+    if not rate:
+        yield from pieces
+        return
+    step, due = max(rate // 4, 4096), time.monotonic()
+    for piece in pieces:
+        for start in range(0, len(piece), step):
+            part = piece[start : start + step]
+            time.sleep(max(0.0, due - time.monotonic()))
+            due = max(due, time.monotonic()) + len(part) / rate
+            yield part
+
+
+def whole(pieces: Iterable[bytes], size: int, *, on_piece: Callable[[int], None]) -> Iterator[bytes]:
+    """The pieces of a stream that has this size. Raises TransferFailed instead of an end that comes too early."""
+    got = 0
+    for piece in pieces:
+        got += len(piece)
+        on_piece(got)
+        yield piece
+    on_piece(got)  # what ends is believed to be whole: not if this process slept meanwhile and the job is another's
+    if got != size:
+        raise TransferFailed(f"the backup ended after {got} of {size} bytes")

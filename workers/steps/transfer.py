@@ -7,7 +7,6 @@ from common.domain.job import Outcome, Pass
 from workers.steps.context import Context
 from workers.steps.copying import RefreshImpossible, local_pass, run_pass
 from workers.steps.cutover import check_untouched
-from workers.steps.volumes import copy_last_word
 
 
 def full_pass(ctx: Context) -> Outcome:
@@ -50,10 +49,3 @@ def final_pass(ctx: Context) -> Outcome:
     if isinstance(passed, Pass):
         return Outcome.completed(finished_pass=replace(passed, kind="final"))
     return passed
-
-
-def final_volumes(ctx: Context) -> Outcome:
-    """The last word of the custom volumes that the stopped source attaches."""
-    if "receive" not in ctx.job.evidence:
-        check_untouched(ctx, ctx.source_instance())
-    return copy_last_word(ctx)

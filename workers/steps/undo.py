@@ -17,7 +17,8 @@ from workers.steps.independence import keep_from_release
 from workers.steps.marks import unmarked
 from workers.steps.preflight import learned
 from workers.steps.refreshing import put_back
-from workers.steps.volumes import discard_volumes, give_volumes_back
+from workers.steps.volume_steps import discard_sent_volumes
+from workers.steps.volumes import give_volumes_back
 
 _REFRESH_MAY_END = timedelta(seconds=20)
 
@@ -119,7 +120,7 @@ def discard_copy(ctx: Context) -> Outcome:
         return Outcome.goes_forward(**learned(ctx))
     copy = ctx.own_copy()
     if copy is None:
-        return discard_volumes(ctx)
+        return discard_sent_volumes(ctx)
     if ctx.move.is_copy:
         keep_from_release(ctx, copy)
     running = find_operation(ctx.target.operations(project=ctx.move.target_project), copy.name)
@@ -128,7 +129,7 @@ def discard_copy(ctx: Context) -> Outcome:
         return ctx.wait_for(ctx.on_target(running.id), blocked_on=blocked_on, retry_in=timedelta(milliseconds=500))
     if ctx.move.is_copy and was_handed_over(ctx):
         return Outcome.goes_forward(**learned(ctx))
-    return remove_copy(ctx, copy) or discard_volumes(ctx)
+    return remove_copy(ctx, copy) or discard_sent_volumes(ctx)
 
 
 def release_source(ctx: Context) -> Outcome:

@@ -29,12 +29,14 @@ from common.domain.errors import (
     ServerRefused,
     TransferFailed,
 )
+from common.domain.fleet import ServerInfo
 from common.domain.generation import BACKUP
 from common.domain.instance import COPY, KEPT
 from common.domain.job import Outcome, Pass
 from common.domain.operation import Operation, OperationRef
 from common.domain.plan import Method, Mode, Retire
 from common.domain.volume import AttachedVolume, Volume
+from common.domain.volume_ways import why_as_backup
 from common.lxd.client import LxdClient
 from common.lxd.migration import Offer, Transfer, volume_receive_body
 from workers.steps.context import LOOK_AGAIN, Context, soon_again
@@ -54,25 +56,15 @@ _KEYS = ("volume", "offer", "receive", "pass", "began", "way", "mode", "dialled_
 def reserve_volumes(ctx: Context) -> Outcome:
     """Empty ones of the right names, without which the target makes no instance that attaches them."""
     for volume in ctx.move.volumes:
-        copy = _ours_on_target(ctx, volume)
+        copy = ours_on_target(ctx, volume)
         if copy is None:
-            _make_empty(ctx, volume)
+            make_empty(ctx, volume, claimed(ctx, volume))
         elif ctx.job.facts.get("broken_volume") == str(volume):
             return _remove(ctx, volume, copy)
     return Outcome.completed()
 
 
-def copy_volumes(ctx: Context) -> Outcome:
-    """Each volume with its snapshots; what is complete is not sent again."""
-    return send_each(ctx, is_complete)
-
-
-def copy_last_word(ctx: Context) -> Outcome:
-    """What the stopped instance has written to them until its end."""
-    return send_each(ctx, lambda copy: _is_last_word(ctx, copy))
-
-
-def release_volumes(ctx: Context) -> Outcome:
+def let_volumes_go(ctx: Context) -> Outcome:
     """The copies are their owner's; those on the source are kept or go with it, as the plan says."""
     for volume in ctx.move.volumes:
         if not ctx.move.is_copy:
@@ -93,7 +85,7 @@ def check_volumes(ctx: Context) -> None:
     """Before the hand-over: each copy holds the last word. Raises CutoverBroken."""
     for volume in ctx.move.volumes:
         copy = own_copy(ctx, volume)
-        if copy is None or not _is_last_word(ctx, copy):
+        if copy is None or not is_last_word(ctx, copy):
             raise CutoverBroken(f"{ctx.move.target} has no complete copy of volume {volume}")
 
 
@@ -157,14 +149,14 @@ def send_each(ctx: Context, is_done: Callable[[Volume], bool]) -> Outcome:
     if "receive" in ctx.job.evidence:
         return follow_pass(ctx, ctx.move.volumes)
     for volume in ctx.move.volumes:
-        copy = _ours_on_target(ctx, volume)
+        copy = ours_on_target(ctx, volume)
         if copy is None or not is_done(copy):
             return _begin(ctx, volume, copy)
     return Outcome.completed()
 
 
-def _ours_on_target(ctx: Context, volume: AttachedVolume) -> Volume | None:
-    """Raises IdentityMismatch if there is one that others have made."""
+def ours_on_target(ctx: Context, volume: AttachedVolume) -> Volume | None:
+    """The copy, or None. Raises IdentityMismatch if there is one that others have made."""
     copy = on_target(ctx, volume)
     if copy is not None and copy.marks.get("job") != ctx.job.id:
         raise IdentityMismatch(
@@ -174,13 +166,15 @@ def _ours_on_target(ctx: Context, volume: AttachedVolume) -> Volume | None:
     return copy
 
 
-def _make_empty(ctx: Context, volume: AttachedVolume) -> None:
-    source = claimed(ctx, volume)
+def make_empty(ctx: Context, volume: AttachedVolume, source: Volume) -> None:
+    """Take the copy's name on the target, by an empty one that says whose it is."""
+    wanted = wanted_volume(ctx, volume, source)
     empty = replace(
-        source,
+        wanted,
         pool=volume.target_pool,
+        name=name_there(ctx, volume),
         project=ctx.move.target_project,
-        config={**source.own_config, **_marks(ctx, source, number=0)},
+        config={**wanted.own_config, **marks_of_copy(ctx, source, number=0)},
     )
 
     def take_back() -> None:
@@ -197,7 +191,8 @@ def is_complete(copy: Volume) -> bool:
     return copy.marks.get("state") == "complete"
 
 
-def _is_last_word(ctx: Context, copy: Volume) -> bool:
+def is_last_word(ctx: Context, copy: Volume) -> bool:
+    """Whether it is complete, and was made after the stop of the source."""
     return is_complete(copy) and copy.marks.get("of", "nothing") == ctx.job.facts.get("last_used")
 
 
@@ -224,6 +219,7 @@ def begin_pass(ctx: Context, volume: AttachedVolume, copy: Volume | None = None)
     if ctx.move.is_local:
         return _begin_clone(ctx, volume, source)
     source_info, target_info = ctx.source.info(), ctx.target.info()
+    _refuse_if_it_crashes(ctx, source_info, target_info)
     way = choose_way(ctx, source_info, target_info)
     transfer = Transfer(
         address=way.address,
@@ -238,9 +234,16 @@ def begin_pass(ctx: Context, volume: AttachedVolume, copy: Volume | None = None)
     return follow_pass(ctx, ctx.move.volumes) if ctx.job.is_down and ctx.lingers(begun) else begun
 
 
+def _refuse_if_it_crashes(ctx: Context, source: ServerInfo, target: ServerInfo) -> None:
+    """Whatever was planned: a server may have become another version since. Raises PreflightRefused."""
+    why = why_as_backup(source, target)
+    if why:
+        raise PreflightRefused(f"{ctx.move.target}: {why}", hint=f"`herder cancel {ctx.job.id}`, then plan again")
+
+
 def _begin_clone(ctx: Context, volume: AttachedVolume, source: Volume) -> Outcome:
     """A copy on its own server takes no way."""
-    wanted = _wanted(ctx, source=source, volume=volume)
+    wanted = wanted_volume(ctx, source=source, volume=volume)
     clone = replace(
         wanted,
         pool=volume.target_pool,
@@ -307,19 +310,19 @@ def _received(ctx: Context, ask: Callable[[], Told]) -> Told:
 
 
 def _body(ctx: Context, volume: AttachedVolume, source: Volume, transfer: Transfer) -> dict[str, Any]:
-    wanted = _wanted(ctx, volume, source)
+    wanted = wanted_volume(ctx, volume, source)
     config = _config(ctx, source, wanted)
     return volume_receive_body(wanted, name=name_there(ctx, volume), config=config, source=transfer)
 
 
 def _config(ctx: Context, source: Volume, wanted: Volume) -> dict[str, str]:
     """Of a new copy; one beside a generation tells of what it is a backup."""
-    marks = _marks(ctx, source, number=int(ctx.job.evidence["pass"]))
+    marks = marks_of_copy(ctx, source, number=int(ctx.job.evidence["pass"]))
     told = {key: value for key, value in source.config.items() if ctx.move.backup and key.startswith(BACKUP)}
     return {**wanted.own_config, **source.owners, **told, **marks}
 
 
-def _wanted(ctx: Context, volume: AttachedVolume, source: Volume) -> Volume:
+def wanted_volume(ctx: Context, volume: AttachedVolume, source: Volume) -> Volume:
     """The source as its copy shall be: what replaces a volume that is there keeps the config and description of that.
 
     LXD's own refresh leaves them as they are, too. What is made of a backup has those of what was backed up.
@@ -336,7 +339,7 @@ def _wanted(ctx: Context, volume: AttachedVolume, source: Volume) -> Volume:
     return source
 
 
-def _marks(ctx: Context, source: Volume, *, number: int) -> dict[str, str]:
+def marks_of_copy(ctx: Context, source: Volume, *, number: int) -> dict[str, str]:
     """What a new copy bears."""
     marks = {
         "job": ctx.job.id,
@@ -488,7 +491,7 @@ def _differences(ctx: Context, volume: AttachedVolume) -> list[str]:
     if source is None:
         return []
     found = []
-    wanted = _wanted(ctx, volume, source)
+    wanted = wanted_volume(ctx, volume, source)
     if copy.own_config != wanted.own_config or copy.description != wanted.description:
         found.append(f"volume {volume} has another config or description")
     if not ctx.move.overrides.instance_only:
@@ -569,10 +572,30 @@ def unmarked(volume: Volume) -> dict[str, str]:
     return {mark(name): "" for name in volume.marks}
 
 
-def patch(ctx: Context, client: LxdClient, seen: Volume, changes: Callable[[Volume], Mapping[str, str]]) -> None:
+def patch(
+    ctx: Context,
+    client: LxdClient,
+    seen: Volume,
+    changes: Callable[[Volume], Mapping[str, str]],
+    *,
+    description: str | None = None,
+) -> None:
     """Change its config now; the fence is confirmed after the reading, as for an instance."""
     for attempt in soon_again(ServerBusy, PreconditionFailed):
         with attempt:
             known = client.volume(seen.pool, seen.name, project=seen.project)
             ctx.confirm_fence()
-            client.patch_volume(known, changes(known))
+            told = known if description is None else replace(known, description=description)
+            client.patch_volume(told, changes(known))
+
+
+def rename(ctx: Context, volume: Volume, new: str) -> None:
+    """On the target. Raises TransferFailed if the new name has been taken meanwhile, or nothing has the old one."""
+    try:
+        ctx.target.rename_volume(volume, new)
+    except NotFound as gone:
+        raise TransferFailed(gone.message) from gone
+    except ServerRefused as refused:
+        if IS_THERE in refused.message:
+            raise TransferFailed(refused.message) from refused
+        raise

@@ -115,6 +115,11 @@ ONE_FINDING = [
         ("virtual_machine", "does not move warm", "leave `--method` out"),
     ),
     (
+        "a container that shall move live",
+        {"move": a_move(method=Method.LIVE)},
+        ("live", "it is a container, whose memory could move by CRIU only", "leave `--method` out"),
+    ),
+    (
         "a virtual machine, to a server without QEMU",
         {
             "instance": an_instance(type="virtual-machine"),
@@ -172,9 +177,9 @@ ONE_FINDING = [
         ("pool", "s2 has no pool default; it has none", "--storage"),
     ),
     (
-        "a target that is a cluster",
-        {"target": a_server("s2", info=a_server_info("s2", clustered=True))},
-        ("server_kind", "s2 is a cluster; only standalone servers of LXD and Incus are supported", "another server"),
+        "a target that is neither LXD nor Incus",
+        {"target": a_server("s2", info=a_server_info("s2", product="other"))},
+        ("server_kind", "s2 is other; only servers of LXD and Incus are supported", "another server"),
     ),
     (
         "a target that does not know what every snapshot of the source has",
@@ -559,3 +564,79 @@ def test_what_all_members_share_or_only_one_has_is_not_copied() -> None:
 
 def test_members_of_a_cluster_of_incus_take_instances() -> None:
     assert within_cluster(a_member(info=a_server_info("s1", clustered=True, product="incus"))) == []
+
+
+def into_cluster(target: Server | None = None, *, move: Move | None = None, **changes: Any) -> list[str]:
+    """The codes of the findings about ``web1`` on its way from a server that stands alone to the member ``c3``."""
+    there = move or a_move(source="s9", target="s1", target_member="c3")
+    return [each.code for each in findings(an_instance(**changes), there, a_server("s9"), target or a_member())]
+
+
+def out_of_cluster(source: Server | None = None, **changes: Any) -> list[str]:
+    """The same of its way from the member ``c2`` of ``s1`` to a server that stands alone."""
+    there, move = an_instance(**({"location": "c2"} | changes)), a_move(source_member="c2")
+    return [each.code for each in findings(there, move, source or a_member("c2"), a_server("s2"))]
+
+
+def test_an_instance_goes_into_a_cluster_and_out_of_one() -> None:
+    assert into_cluster() == out_of_cluster() == []
+
+
+def test_a_name_exists_once_in_the_cluster_that_it_comes_to() -> None:
+    """On whatever member it is."""
+    assert into_cluster(replace(a_member(), instances=(an_instance(location="c2"),))) == ["name_taken"]
+
+
+@pytest.mark.parametrize("status", ["Offline", "Evacuated", "Blocked"])
+def test_it_comes_to_a_member_that_is_online(status: str) -> None:
+    members = {"c3": Member(name="c3", address="", status=status)}
+    assert into_cluster(a_member(members=members)) == ["member"]
+    assert into_cluster(a_member(members={})) == ["member"]
+
+
+def test_what_is_on_a_member_that_is_down_cannot_leave() -> None:
+    """Its status is Error then, which alone says little. One in maintenance still gives away what is on it."""
+    down = {"c2": Member(name="c2", address="", status="Offline", message="no heartbeat")}
+    assert out_of_cluster(a_member("c2", members=down), status="Error") == ["member", "status"]
+    in_maintenance = {"c2": Member(name="c2", address="", status="Evacuated")}
+    assert out_of_cluster(a_member("c2", members=in_maintenance)) == []
+
+
+def test_its_volumes_keep_it_out_of_a_cluster() -> None:
+    """Members may have volumes of the same name; one that is told to be there is taken for granted."""
+    devices = {"data": VOLUME_DISK}
+    assert "volume" in into_cluster(devices=devices)
+    assert "volume" in out_of_cluster(devices=devices)
+
+
+def test_what_a_cluster_lacks_is_made_on_each_member_by_hand() -> None:
+    (found,) = findings(
+        an_instance(), a_move(source="s9", target="s1", target_member="c3"), a_server("s9"), a_member(pools={})
+    )
+    assert found.hint == "choose one with --storage, or `lxc storage create` it on all members of s1"
+
+
+@pytest.mark.parametrize("method", [Method.IMPORT, Method.DRILL])
+def test_what_has_not_been_tried_with_clusters_is_refused(method: Method) -> None:
+    move = a_move(source="s9", target="s1", target_member="c3", method=method)
+    found = [each.message for each in findings(an_instance(), move, a_server("s9"), a_member())]
+    assert f"s1 is a cluster, and {method}s have not been tried with one" in found
+
+
+def test_a_copy_is_refreshed_on_the_member_that_has_it() -> None:
+    """Its server refuses to refresh it on another one."""
+    copy = an_instance(status="Stopped", location="c2", config={COPY_OF: "uuid-of-web1", "volatile.uuid": "its own"})
+    move = a_move(source="s9", target="s1", target_member="c3", method=Method.REFRESH)
+    assert into_cluster(replace(a_member(), instances=(copy,)), move=move) == ["member"]
+    here = replace(a_member(), instances=(replace(copy, location="c3"),))
+    assert into_cluster(here, move=move) == []
+
+
+@pytest.mark.parametrize(
+    ("method", "codes"),
+    [(Method.COLD, []), (Method.STATEFUL, ["virtual_machine"]), (Method.LIVE, ["virtual_machine"])],
+)
+def test_a_virtual_machine_changes_its_member_without_its_memory(method: Method, codes: list[str]) -> None:
+    machine = an_instance(type="virtual-machine", location="c2")
+    found = findings(machine, a_move_within_cluster(method=method), a_member("c2"), a_member())
+    assert [each.code for each in found] == codes

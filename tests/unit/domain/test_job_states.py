@@ -12,7 +12,7 @@ from producer.report import make_report
 from tests.builders import NOW, a_job, a_plan
 from tests.unit.domain.machine import Change, all_changes
 
-METHODS = list(Method)
+METHODS = list(FORWARD)
 
 
 def broken_by(changes: Iterable[Change]) -> str:

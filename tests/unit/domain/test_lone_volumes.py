@@ -122,13 +122,22 @@ def test_a_volume_to_replace_must_be_there() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_to_a_server_that_it_would_crash_a_volume_goes_as_a_backup(method: Method) -> None:
+    """And the plan says so, whatever it is that the volume shall do."""
+    there = on_s2() if method is Method.VOLUME_REFRESH else a_server()
+    target = replace(there, info=a_server_info("s2", product="incus", version="6.0.4"))
+    (finding,) = found(method, target=target)
+    assert (finding.code, finding.is_refusal) == ("volume_as_backup", False)
+    assert finding.message.startswith("it goes as a backup, carried by a worker: Incus 6.0.4 crashes")
+
+
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
     ("source", "target", "code"),
     [
         ({}, {"pools": {}}, "pool"),
         ({}, {"pools": {"default": Pool(name="default", driver="dir", total=POOL_RESERVE - 1)}}, "space"),
         ({"info": a_server_info("s1", extensions=frozenset({"instances"}))}, {}, "extension"),
-        ({"info": a_server_info("s1")}, {"info": a_server_info("s2", product="incus")}, "volume_to_incus"),
         ({"info": a_server_info("s2")}, {}, "same_server"),
         ({"info": a_server_info("s1", clustered=True)}, {}, "server_kind"),
     ],

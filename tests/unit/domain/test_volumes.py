@@ -21,6 +21,7 @@ from common.domain.itinerary import (
 from common.domain.plan import Finding, Method, Move, NameMap, Overrides
 from common.domain.recovery import Traces, continued
 from common.domain.volume import AttachedVolume
+from common.domain.volume_ways import VOLUME_BACKUP_EXTENSIONS, why_as_backup
 from tests.builders import (
     GIB,
     VOLUME_DISK,
@@ -35,6 +36,7 @@ from tests.builders import (
 )
 
 DATA = AttachedVolume(pool="default", name="data", target_pool="default")
+INCUS = a_server_info("s2", product="incus", version="6.0.4")
 LOGS = {**VOLUME_DISK, "source": "logs", "path": "/logs"}
 
 
@@ -142,9 +144,13 @@ OBSTACLES = [
         ("extension", "custom_volume_refresh, storage_api_remote_volume_handling", "upgrade both servers"),
     ),
     (
-        "it goes from LXD to Incus",
-        {"target": a_server("s2", info=a_server_info("s2", product="incus", version="6.0.4"))},
-        ("volume_to_incus", "it attaches default/data: Incus 6.0.4 crashes", "`incus storage volume import`"),
+        "it would have to go as a backup, and the target takes none",
+        {
+            "target": a_server(
+                "s2", info=replace(INCUS, extensions=INCUS.extensions - VOLUME_BACKUP_EXTENSIONS, version="6.0.4")
+            )
+        },
+        ("extension", "volumes need the API extensions custom_volume_backup", "upgrade both servers"),
     ),
 ]
 
@@ -157,6 +163,41 @@ def test_what_keeps_a_volume_keeps_its_instance(world: dict[str, Any], expected:
     assert (finding.code, finding.is_refusal) == (code, True)
     assert message in finding.message
     assert hint in finding.hint
+
+
+def test_volumes_that_would_crash_their_target_go_as_backups_and_the_plan_says_why() -> None:
+    """That is no refusal."""
+    (finding,) = all_findings(target=a_server("s2", info=INCUS))
+    assert (finding.code, finding.is_refusal) == ("volume_as_backup", False)
+    assert finding.message == (
+        "its custom volumes default/data go as backups, carried by a worker: "
+        "Incus 6.0.4 crashes when LXD sends it a custom volume"
+    )
+    assert "s1 and s2 have room" in finding.hint
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "version", "crashes"),
+    [
+        ("lxd", "incus", "6.0.4", True),
+        ("lxd", "incus", "6.0", True),
+        ("lxd", "incus", "6.0.5", False),
+        ("lxd", "incus", "6.0.10", False),
+        ("lxd", "incus", "6.1", True),
+        ("lxd", "incus", "6.12.1", True),
+        ("lxd", "incus", "6.13", False),
+        ("lxd", "incus", "7.3", False),
+        ("lxd", "incus", "", True),
+        ("lxd", "incus", "unknown", True),
+        ("incus", "incus", "6.0.4", False),
+        ("incus", "lxd", "5.0.2", False),
+        ("lxd", "lxd", "5.0.2", False),
+    ],
+)
+def test_only_versions_that_crash_are_spared_a_volume(source: str, target: str, version: str, crashes: bool) -> None:
+    """And those that do not say which they are."""
+    servers = a_server_info("s1", product=source), a_server_info("s2", product=target, version=version)
+    assert bool(why_as_backup(*servers)) is crashes
 
 
 @pytest.mark.parametrize("product", ["lxd", "incus"])

@@ -75,8 +75,7 @@ def test_a_lost_record_goes_on_with_the_names() -> None:
     assert (found.itinerary, found.step) == ("warm_within_cluster", "take_name")
 
 
-def test_it_is_not_brought_back() -> None:
-    """A person moves it once more instead."""
-    done = replace(JOB, state=State.DONE, step="drop_snapshots")
-    with pytest.raises(ValueError, match="move it once more"):
-        done.brought_back()
+def test_it_is_brought_back_as_between_servers() -> None:
+    """Whatever the sides are called then."""
+    back = replace(JOB, state=State.DONE, step="drop_snapshots").brought_back()
+    assert (back.state, back.itinerary, back.step) == (State.QUEUED, "bring_back", "stop_target")

@@ -7,6 +7,7 @@ from common.domain.instance import Instance
 from common.domain.operation import Operation
 from common.domain.volume import Volume
 from common.lxd.client import LxdClient
+from tests.builders import NOW
 from tests.unit.lxd.scripted import ScriptedServer, answer, refuse
 
 BEGUN = answer({"id": "4f2", "status_code": 103}, status=202, operation="/1.0/operations/4f2")
@@ -99,6 +100,21 @@ def test_a_member_of_a_cluster_is_asked_through_any_other(client: LxdClient, ser
     assert server.heard[0].path == "/1.0?target=c2"
 
 
+def test_a_member_has_what_the_cluster_manages_and_of_all_interfaces_its_own(
+    client: LxdClient, server: ScriptedServer
+) -> None:
+    """The listing has those of the host that answers."""
+    listed = [
+        {"name": "lxdbr0", "type": "bridge", "managed": True},
+        {"name": "br0", "type": "bridge", "managed": False},
+        {"name": "br1", "type": "bridge", "managed": False},
+        {"name": "lo", "type": "loopback", "managed": False},
+    ]
+    server.will(answer(listed), answer({"name": "br0"}), refuse(404, "Network not found"))
+    assert client.at("c2").networks() == {"lxdbr0", "br0", "lo"}
+    assert [heard.path for heard in server.heard[1:]] == ["/1.0/networks/br0?target=c2", "/1.0/networks/br1?target=c2"]
+
+
 def test_members_tell_how_they_are(client: LxdClient, server: ScriptedServer) -> None:
     record = {"server_name": "c2", "url": "https://10.0.0.2:8443", "status": "Evacuated", "groups": None}
     server.will(answer([record]))
@@ -125,6 +141,20 @@ def test_a_volume_is_changed_only_as_it_was_read_and_keeps_its_description(
     assert (heard.method, heard.path) == ("PATCH", "/1.0/storage-pools/fast/volumes/custom/my%20data?project=default")
     assert heard.body == {"config": {"user.a": ""}, "description": "mine"}
     assert heard.headers["If-Match"] == "abc"
+
+
+def test_a_volume_is_backed_up_and_made_of_a_backup_under_another_name(
+    client: LxdClient, server: ScriptedServer
+) -> None:
+    """Each product hears the name in its own header; the file comes in pieces."""
+    volume = Volume(pool="fast", name="data", project="p2")
+    assert client.back_volume_up(volume, "b", expires_at=NOW, volume_only=True, optimized=False) == "4f2"
+    assert client.restore_volume("new", iter([b"ab", b"c"]), pool="fast", project="p2") == "4f2"
+    made, restored = server.heard
+    assert made.path == "/1.0/storage-pools/fast/volumes/custom/data/backups?project=p2"
+    assert (made.body["volume_only"], made.body["optimized_storage"]) == (True, False)
+    assert restored.path == "/1.0/storage-pools/fast/volumes/custom?project=p2"
+    assert (restored.headers["X-LXD-name"], restored.headers["X-Incus-name"]) == ("new", "new")
 
 
 def test_names_cannot_lead_to_another_path(client: LxdClient, server: ScriptedServer) -> None:

@@ -59,11 +59,6 @@ MISTAKES: Sequence[tuple[str, list[str], str]] = [
     ("a server of images", ["evacuate", "images:", "--to", "s2:", "--yes"], "gives out images and runs no instances"),
     ("an instance where a server is meant", ["evacuate", "s1:web1", "--to", "s2:"], "'s1:web1' names an instance"),
     (
-        "a live move",
-        ["move", "s1:vm1", "s2:", "--method", "live", "--yes"],
-        "--method live: nothing moves live: LXD 5.0 would stop the machine first",
-    ),
-    (
         "a limit that is no rate",
         ["move", "s1:web1", "s2:", "--limit", "fast", "--yes"],
         "--limit: 'fast' is not a rate; write 200MiB/s or 50MB/s",
@@ -138,6 +133,17 @@ MISTAKES: Sequence[tuple[str, list[str], str]] = [
     ("a member that keeps its sources", ["evacuate", "s1:c1", "--retire", "stop"], "would stay on the member"),
     ("members of two clusters", ["evacuate", "s1:c1", "s2:c1", "--yes"], "s1 and s2 are two clusters"),
     ("two servers at once", ["evacuate", "s1:", "s2:", "--to", "s2:"], "with --to there is one server"),
+    (
+        "members of two targets",
+        ["evacuate", "s1:", "--to", "s2:", "--to", "s3:", "--target", "c1"],
+        "--target names members of one cluster",
+    ),
+    (
+        "another project within a cluster",
+        ["move", "s1:web1", "--target", "c1", "--target-project", "x"],
+        "--target-project does not go with --target within a cluster",
+    ),
+    ("a new name within a cluster", ["move", "s1:web1", "s1:web2", "--target", "c1"], "'web2' would be a new name"),
     ("a restore of no member", ["restore", "s1:", "--yes"], "names no member"),
     (
         "a request file with options of evacuate",

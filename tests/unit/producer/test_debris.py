@@ -670,6 +670,15 @@ def test_what_a_volume_was_before_a_refresh_is_told_by_its_name() -> None:
     assert piece.hint.startswith("what default/data was before a refresh that broke")
 
 
+def test_what_is_made_of_a_volumes_backup_is_told_by_its_name() -> None:
+    """Its marks, if it has any, are those of its source, which may be another job's."""
+    name = f"data-import-{JOB}-3"
+    for server in (with_volume(name), with_volume(name, job="p9-9", state="retired")):
+        piece = the_one(a_scene(server, job=State.CANCELLED))
+        assert (piece.kind, piece.job) == (Kind.VOLUME, JOB)
+        assert piece.hint.startswith(f"`lxc storage volume delete s1:default {name}")
+
+
 def test_a_retired_volume_is_told_with_what_is_retired_unless_an_instance_attaches_it() -> None:
     piece = the_one(a_scene(with_volume(job=JOB, state="retired"), job=State.DONE))
     assert (piece.kind, piece.calls) == (Kind.RETIRED, ())

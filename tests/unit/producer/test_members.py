@@ -1,12 +1,13 @@
 """Which members may be emptied at once, who takes their instances, and what the plan notes for the way back."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from common.domain.errors import InputError
 from common.domain.fleet import Member
-from common.domain.instance import HOME
+from common.domain.instance import HOME, ORIGIN
 from common.domain.plan import Overrides, Selection
 from producer.members import check_quorum, remaining, takers
 from producer.planner import make_plan
@@ -51,25 +52,31 @@ class TestTheTakers:
 
     def test_all_others_at_work(self) -> None:
         away = {"c4": member("c4", status="Offline"), "c5": member("c5", status="Evacuated")}
-        assert takers(members("c1", "c2", "c3", **away), ["c1"], []) == ("c2", "c3")
+        assert takers("s1", members("c1", "c2", "c3", **away), ["c1"], []) == ("c2", "c3")
 
     def test_those_asked_for(self) -> None:
-        assert takers(members("c1", "c2", "c3"), ["c1"], ["c3"]) == ("c3",)
+        assert takers("s1", members("c1", "c2", "c3"), ["c1"], ["c3"]) == ("c3",)
 
     def test_those_of_a_group(self) -> None:
         group = {name: member(name, groups=("default", "gpu")) for name in ("c1", "c3")}
-        assert takers(members("c2", **group), ["c1"], ["@gpu"]) == ("c3",)
+        assert takers("s1", members("c2", **group), ["c1"], ["@gpu"]) == ("c3",)
 
     @pytest.mark.parametrize(
         ("asked", "words"), [("c1", "c1 cannot take"), ("c9", "c9 cannot take"), ("@gpu", "no group gpu")]
     )
     def test_who_cannot_is_refused(self, asked: str, words: str) -> None:
         with pytest.raises(InputError, match=words):
-            takers(members("c1", "c2"), ["c1"], [asked])
+            takers("s1", members("c1", "c2"), ["c1"], [asked])
+
+    def test_one_that_is_being_emptied_itself_gets_nothing(self) -> None:
+        """Nor any other on which LXD places nothing."""
+        closed = member("c2", config={"scheduler.instance": "manual"})
+        assert takers("s1", members("c1", "c3", c2=closed), ["c1"], []) == ("c3",)
+        assert takers("s1", members("c1", "c3", c2=closed), ["c1"], ["c2"]) == ("c2",)
 
     def test_somebody_has_to_be_left(self) -> None:
-        with pytest.raises(InputError, match="no member is left"):
-            takers(members("c1", c2=member("c2", status="Offline")), ["c1"], [])
+        with pytest.raises(InputError, match="no member of s1 is left"):
+            takers("s1", members("c1", c2=member("c2", status="Offline")), ["c1"], [])
 
 
 class TestThePlan:
@@ -96,15 +103,24 @@ class TestThePlan:
         (move,) = self.plan(Selection(source="s1", members=("c2",)), "c3", guest).moves
         assert move.overrides.config == {HOME: "c1"}
 
+    @pytest.mark.parametrize("select", [Selection(source="s1", members=("c2",)), Selection(source="s1")])
+    def test_what_lxd_has_evacuated_belongs_where_lxd_has_noted(self, select: Selection) -> None:
+        """Whether it leaves by another evacuation or just moves; LXD's note is not copied by itself."""
+        guest = an_instance(location="c2", config={ORIGIN: "c1"})
+        (move,) = self.plan(select, "c3", guest).moves
+        assert move.overrides.config == {HOME: "c1"}
+
     def test_what_comes_back_forgets_it(self) -> None:
         """Only those that have left, by boot.autostart.priority; what is back already is not moved."""
         away = {"location": "c2", "config": {HOME: "c3"}}
         first = an_instance("z", expanded_config={"boot.autostart.priority": "5"}, **away)
         back = an_instance("back", location="c3", config={HOME: "c3"})
         others = (an_instance("own", location="c2"), an_instance("other", location="c2", config={HOME: "c1"}))
-        plan = self.plan(Selection(source="s1", home="c3"), "c3", an_instance("a", **away), first, back, *others)
-        assert [move.instance for move in plan.moves] == ["z", "a"]
-        assert {move.overrides.config[HOME] for move in plan.moves} == {""}
+        by_lxd = an_instance("b", location="c2", config={ORIGIN: "c3"})
+        there = (an_instance("a", **away), first, back, by_lxd, *others)
+        plan = self.plan(Selection(source="s1", home="c3"), "c3", *there)
+        assert [move.instance for move in plan.moves] == ["z", "a", "b"]
+        assert {value for move in plan.moves for value in move.overrides.config.values()} == {""}
         assert plan.refusals == ()
 
 
@@ -117,3 +133,17 @@ def test_only_what_can_leave_keeps_a_member_from_being_empty() -> None:
     bound = an_instance("bound", location="c1", expanded_config={"cluster.evacuate": "stop"})
     left = an_instance("left", location="c1")
     assert remaining((bound, left, an_instance("other", location="c2")), "c1") == (left,)
+
+
+def test_what_lxd_has_stopped_and_failed_to_move_is_told_from_all_else() -> None:
+    """It bears LXD's note, and it ran; what its owner has stopped stays so, and what a job holds is the job's."""
+    ran = {"volatile.last_state.power": "RUNNING"}
+    left = an_instance(location="c2", status="Stopped", config={ORIGIN: "c2", **ran})
+    assert left.is_stranded
+    for other in (
+        replace(left, status="Running"),
+        an_instance(location="c2", status="Stopped", config=ran),
+        an_instance(location="c2", status="Stopped", config={ORIGIN: "c2", "volatile.last_state.power": "STOPPED"}),
+        an_instance(location="c2", status="Stopped", config={ORIGIN: "c2", **ran, "user.herder.job": "p1-1"}),
+    ):
+        assert not other.is_stranded

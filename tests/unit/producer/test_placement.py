@@ -6,7 +6,7 @@ from common.domain.fleet import Pool, Server
 from common.domain.instance import Instance
 from common.domain.plan import Method, Move, Overrides, Policy, Refusal
 from producer.placement import Placement
-from tests.builders import GIB, a_move, a_server, an_instance
+from tests.builders import GIB, a_member, a_move, a_server, an_instance
 
 
 def a_target(remote: str, *, free: int = 50) -> Server:
@@ -137,3 +137,11 @@ def test_what_runs_moves_warm_only_where_no_change_can_be_left_out(here: str, th
     placed, warned = placement.place(an_instance("web2"), a_move("web2", target="", policy=Policy(method=Method.WARM)))
     assert move_of(placed).method is Method.WARM
     assert [finding.code for finding in warned] == ([] if sends else ["rsync"])
+
+
+def test_a_virtual_machine_changes_its_member_cold_and_the_reason_is_told() -> None:
+    machine = an_instance(type="virtual-machine", location="c2")
+    placement = Placement(a_member("c2"), [a_member("c3")])
+    move = move_of(place(placement, machine, source_member="c2", method=Method.COLD))
+    assert move.method is Method.COLD
+    assert "not stateful: it is a virtual machine, which moves cold within a cluster" in move.reason

@@ -132,6 +132,14 @@ def test_everything_can_be_said_in_a_request(path: Path) -> None:
     )
 
 
+def test_members_are_those_of_the_target_which_may_be_the_source_itself(path: Path) -> None:
+    """Then the instances change their member."""
+    into = request_in(path, SMALLEST + "members: [c2, '@gpu', c2]\n")
+    assert (into.targets, into.members) == (("s2",), ("c2", "@gpu"))
+    within = request_in(path, SMALLEST.replace("[s2]", "[s1]") + "members: [c2]\n")
+    assert (within.targets, within.members) == ((), ("c2",))
+
+
 def test_no_profiles_is_not_the_same_as_those_of_the_source(path: Path) -> None:
     """An empty list means none."""
     assert request_in(path, SMALLEST + "overrides: {profiles: []}").overrides.profiles == ()
@@ -155,11 +163,6 @@ MISTAKES = [
         "a word that is not one of ours",
         SMALLEST + "method: lukewarm\n",
         "FILE:4:1: method: Input should be 'warm', 'cold', ",
-    ),
-    (
-        "a live move",
-        SMALLEST + "method: live\n",
-        "FILE:4:1: method: nothing moves live: LXD 5.0 would stop the machine first",
     ),
     (
         "a duration that is none",

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from common.domain.errors import InputError
-from common.domain.fleet import Pool, Server
-from common.domain.instance import COPY_OF, Instance
+from common.domain.fleet import Member, Pool, Server
+from common.domain.instance import COPY_OF, HOME, Instance
 from common.domain.plan import Method, Mode, NameMap, Overrides, Own, Plan, Policy, Request, Selection
 from producer.planner import drift, make_plan, select
 from tests.builders import (
@@ -363,4 +363,95 @@ def test_of_several_members_one_that_has_the_instance_keeps_it() -> None:
     request = a_request(targets=(), members=("c2", "c3"))
     plan = make_plan(request, a_fleet(cluster, a_member("c2"), a_member("c3")), plan_id="p1")
     assert ([move.instance for move in plan.moves], plan.refusals) == (["web1"], ())
+    assert plan.warnings == ("web2 stays: it is on member c3 already",)
+
+
+def into_cluster(*members: str, cluster: Server | None = None, **changes: Any) -> Plan:
+    """The plan for ``web1`` and ``web2`` of ``s9`` into the cluster ``s1``, whose members are c1, c2 and c3."""
+    cluster = cluster or a_cluster()
+    source = a_server("s9", an_instance("web1"), an_instance("web2"))
+    request = a_request(select=Selection(source="s9"), targets=("s1",), members=members, **changes)
+    at = [replace(cluster, member=name) for name in (*cluster.members, "c9")]
+    return make_plan(request, a_fleet(source, cluster, *at), plan_id="p1")
+
+
+def a_cluster(*instances: Instance, **others: Member) -> Server:
+    """``c2`` and ``c3`` are of the group ``gpu``; what ``others`` say comes before."""
+    members = {
+        name: Member(name=name, address="", status="Online", groups=("default", *(("gpu",) if name != "c1" else ())))
+        for name in ("c1", "c2", "c3")
+    }
+    return replace(a_member(""), instances=instances, members={**members, **others})
+
+
+def places(plan: Plan) -> list[str]:
+    """Where its moves go, in order; nothing is refused."""
+    assert plan.refusals == ()
+    return [move.target_place for move in plan.moves]
+
+
+def test_into_a_cluster_the_plan_chooses_the_member() -> None:
+    """The one that got the fewest of this plan, then the one that has the fewest; the move names it."""
+    plan = into_cluster(cluster=a_cluster(an_instance("a", location="c1"), an_instance("b", location="c2")))
+    assert places(plan) == ["s1/c3", "s1/c1"]
+    assert plan.moves[0].reason.startswith("fewest instances of this plan so far, 0 there already")
+    assert not plan.moves[0].is_within_cluster
+
+
+def test_members_where_nothing_is_placed_by_itself_get_nothing_unless_they_are_named() -> None:
+    """As LXD places: one is for what names it, another for its groups, and others are away."""
+    manual = Member(name="c1", address="", status="Online", config={"scheduler.instance": "manual"})
+    of_groups = Member(
+        name="c2", address="", status="Online", config={"scheduler.instance": "group"}, groups=("default", "gpu")
+    )
+    cluster = a_cluster(c1=manual, c2=of_groups)
+    assert places(into_cluster(cluster=cluster)) == ["s1/c3", "s1/c3"]
+    assert places(into_cluster("@gpu", cluster=cluster)) == ["s1/c2", "s1/c3"]
+    assert places(into_cluster("c1", cluster=cluster)) == ["s1/c1", "s1/c1"]
+
+
+def test_if_no_member_may_take_anything_that_is_said_at_once() -> None:
+    away = {name: Member(name=name, address="", status="Evacuated") for name in ("c1", "c2", "c3")}
+    with pytest.raises(InputError, match="no member of s1 is left"):
+        into_cluster(cluster=a_cluster(**away))
+    with pytest.raises(InputError, match="s1 has no group tpu; it has default, gpu"):
+        into_cluster("@tpu")
+
+
+def test_a_member_that_is_not_there_is_refused_for_each_instance() -> None:
+    plan = into_cluster("c9")
+    assert plan.moves == ()
+    found = {finding.message for refusal in plan.refusals for finding in refusal.findings}
+    assert found == {"s1 has no member c9; its members are c1, c2, c3"}
+
+
+def test_a_refresh_goes_where_the_copy_is_and_a_new_copy_where_there_is_room() -> None:
+    """Also to a member on which nothing new is placed."""
+    manual = Member(name="c1", address="", status="Online", config={"scheduler.instance": "manual"})
+    copy = an_instance("web2", status="Stopped", location="c1", config={COPY_OF: "uuid-of-web2"})
+    plan = into_cluster(cluster=a_cluster(copy, c1=manual), policy=Policy(method=Method.REFRESH))
+    assert places(plan) == ["s1/c2", "s1/c1"]
+    assert [move.method for move in plan.moves] == [Method.COPY, Method.REFRESH]
+
+
+def test_members_of_two_targets_are_not_told_apart() -> None:
+    with pytest.raises(InputError, match="members are those of one target"):
+        make_plan(a_request(targets=("s2", "s3"), members=("c1",)), a_fleet(), plan_id="p1")
+
+
+def test_out_of_a_cluster_the_move_names_the_member_and_forgets_its_evacuation() -> None:
+    """Another cluster may have a member of that name."""
+    cluster = a_cluster(an_instance("web1", location="c2", config={HOME: "c1"}))
+    plan = make_plan(a_request(), a_fleet(cluster, a_server("s2")), plan_id="p1")
+    assert [(m.source_place, m.target_place) for m in plan.moves] == [("s1/c2", "s2")]
+    assert plan.moves[0].overrides.config == {HOME: ""}
+
+
+def test_of_a_group_within_the_cluster_what_is_there_stays() -> None:
+    """One member of it is named no more than the others."""
+    here, there = an_instance("web1", location="c1"), an_instance("web2", location="c3")
+    cluster = a_cluster(here, there)
+    at = [replace(cluster, member=name) for name in cluster.members]
+    plan = make_plan(a_request(targets=(), members=("@gpu",)), a_fleet(cluster, *at), plan_id="p1")
+    assert [(move.instance, move.target_member) for move in plan.moves] == [("web1", "c2")]
     assert plan.warnings == ("web2 stays: it is on member c3 already",)
