@@ -578,6 +578,10 @@ def _left_source(eye: _Eye, found: Found, job: str) -> Debris:
 
 def _retired(eye: _Eye, found: Found, job: str) -> Debris:
     instance, known = found.instance, eye.scene.jobs.get(job)
+    if instance.marks.get("role") == STALE_ROLE:
+        held = "a failover has kept it: what was written here since its backup is on no other server"
+        hint = f"take what you need of it, then `lxc delete {found}`"
+        return _piece(Kind.RETIRED, found, f"job {job} has failed it over", job=job, held=held, hint=hint)
     running = [each for each in eye.twins(found) if each.instance.is_running]
     if not running:
         where = instance.marks.get("target", "its target")
@@ -614,8 +618,6 @@ def _why_keep(eye: _Eye, found: Found) -> str:
         return f"it is {instance.status}"
     if not instance.is_retired:
         return "nothing proves that its target was verified; `herder recover` goes on with that"
-    if instance.marks.get("role") == STALE_ROLE:
-        return "a failover has kept it: what was written here since its backup is on no other server"
     if instance.marks.get("role") != "source":
         return "`herder undo` has kept it: what the guest wrote here before that is on no other server"
     if instance.expanded_config.get(_PROTECTION) == "true":
