@@ -19,7 +19,7 @@ from common.lxd.migration import generation_body
 from common.lxd.transport import Reply, Transport
 from common.store.jobs import Claim, JobStore
 from tests.campaign.line import changed
-from workers.steps import generations, volumes
+from workers.steps import generations, volume_steps, volumes
 from workers.steps.cleanup import retire_source
 from workers.steps.context import Context
 from workers.steps.marks import mark
@@ -131,7 +131,10 @@ def lease_not_renewed() -> Iterator[None]:
 @contextmanager
 def volumes_not_sent() -> Iterator[None]:
     """A volume counts as complete as soon as it is there."""
-    with mock.patch.object(volumes, "_is_last_word", return_value=True):
+    with (
+        mock.patch.object(volumes, "is_last_word", return_value=True),
+        mock.patch.object(volume_steps, "is_last_word", return_value=True),
+    ):
         yield
 
 
@@ -149,7 +152,7 @@ def old_volume_overwritten() -> Iterator[None]:
 
     with (
         mock.patch.object(volumes, "name_there", there),
-        mock.patch.object(volumes, "_ours_on_target", taken_over),
+        mock.patch.object(volumes, "ours_on_target", taken_over),
     ):
         yield
 
