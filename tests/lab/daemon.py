@@ -104,11 +104,19 @@ class Daemon:
 
     def kill(self) -> None:
         """SIGKILL the daemon only; its containers run on."""
-        self._end_keepers()
-        if process := self.process:
+        # First of all: who calls this is in the middle of something, and to look for keepers takes a busy host seconds.
+        process = self.process
+        if process:
             process.send(signal.SIGKILL)
-            # Also of a child that it was just about to start, which would be taken for the daemon.
-            host.wait_until(f"the end of the daemon in {self.folder}", lambda: not process.alive and not self.process)
+        self._end_keepers()
+        if restarted := self.process:
+            restarted.send(signal.SIGKILL)
+        # Also of a child that it was just about to start, which would be taken for the daemon.
+        gone = [each for each in (process, restarted) if each]
+        host.wait_until(
+            f"the end of the daemon in {self.folder}",
+            lambda: not any(each.alive for each in gone) and not self.process,
+        )
 
     def sql(self, statement: str) -> None:
         """Change the daemon's database behind its back."""

@@ -193,7 +193,7 @@ class TestAMemberThatDies:
 
         Whether it can be deleted depends on the moment; renamed, it leaves its name to another copy.
         """
-        cluster.source.write(NAME, mib=900)
+        cluster.source.write(NAME, mib=500)
         cluster.source.snapshot(NAME, "s1")
         passing = cluster.pull()
         wait_until("the first bytes", lambda: self._has_begun(cluster))
