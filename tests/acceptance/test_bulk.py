@@ -56,6 +56,7 @@ def test_all_projects_are_taken_and_each_instance_stays_in_its_own(
     assert world.traces(s2) == []
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [

@@ -115,6 +115,7 @@ def test_a_running_one_moves_in_and_out_whoever_dials(cluster: Cluster, herder: 
     assert world.traces(cluster.s1) == world.traces(cluster.c1) == []
 
 
+@pytest.mark.exhaustive
 def test_a_server_is_emptied_into_a_cluster_and_a_cluster_into_a_server(cluster: Cluster, herder: Herder) -> None:
     """What runs and what is stopped, to the members that take things by themselves, by turns; each kept as it was."""
     _configure(cluster, "c3", scheduler_instance="manual")
@@ -135,6 +136,7 @@ def test_a_server_is_emptied_into_a_cluster_and_a_cluster_into_a_server(cluster:
     assert "nothing to move" in herder.run("evacuate", "cluster:", "--to", "s1:", "--yes").ended(DONE).out
 
 
+@pytest.mark.exhaustive
 def test_copies_come_and_go_and_follow_their_sources(cluster: Cluster, herder: Herder) -> None:
     """A copy is refreshed on the member that has it, whether or not that takes anything else."""
     world.make(cluster.s1, Wish(name=NAME, files={"/srv/file": "first"}))
@@ -187,6 +189,7 @@ def test_a_cluster_is_backed_up_and_what_was_lost_comes_back(cluster: Cluster, h
     assert world.traces(cluster.c1) == []
 
 
+@pytest.mark.exhaustive
 def test_a_move_into_a_cluster_is_taken_back_and_one_that_redis_lost_is_recovered(
     cluster: Cluster, herder: Herder
 ) -> None:

@@ -150,6 +150,7 @@ def test_a_plan_is_reviewed_then_run_and_running_it_again_changes_nothing(
     assert first["plan"] in herder.run("status").ended(DONE).out
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("change", ["stopped", "made anew", "gone", "other devices"])
 def test_a_plan_whose_servers_have_changed_since_is_refused(
     s1: LabServer, s2: LabServer, herder: Herder, home: Path, change: str
@@ -462,6 +463,7 @@ def test_a_guest_that_does_not_shut_down_is_forced_after_its_grace(
     world.assert_moved(s1, s2, "forced", data=data)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("target", ["s2", "d1"])
 @pytest.mark.usefixtures("s2", "d1")
 def test_a_writing_instance_with_snapshots_goes_there_and_back_and_there_again(

@@ -112,6 +112,7 @@ def test_all_leave_and_come_back_as_they_were(cluster: Cluster) -> None:
     assert world.traces(cluster.c1) == []
 
 
+@pytest.mark.exhaustive
 def test_a_written_plan_empties_the_member_when_it_is_run(cluster: Cluster) -> None:
     """Until then nothing has changed, and the file can be read and edited; run again, it finds nothing to do."""
     cluster.c2.launch("a")
@@ -125,6 +126,7 @@ def test_a_written_plan_empties_the_member_when_it_is_run(cluster: Cluster) -> N
     assert cluster.instances() == {"a": ("c3", "Running")}
 
 
+@pytest.mark.exhaustive
 def test_lxd_itself_brings_back_what_has_left(cluster: Cluster) -> None:
     """It has the note that its own evacuation makes. Meanwhile herder keeps away, and opens the member afterwards."""
     cluster.c2.launch("a")

@@ -61,6 +61,7 @@ def test_an_export_of_a_running_instance_is_the_same_instance_elsewhere(
     world.start(s2, "web")
 
 
+@pytest.mark.exhaustive
 def test_a_bucket_is_as_good_as_a_directory(s1: LabServer, s2: LabServer, herder: Herder, bucket: Any, s3: str) -> None:
     """Credentials and endpoint come from where boto3 looks; the new one has a name and a pool of its own."""
     s2.query("POST", "/1.0/storage-pools", {"name": "other", "driver": "dir"})
@@ -140,6 +141,7 @@ def _cut(file: Path) -> None:
         opened.truncate(file.stat().st_size // 2)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("spoil", [_flip, _cut])
 def test_of_a_broken_file_nothing_is_made(
     s1: LabServer, s2: LabServer, herder: Herder, shelf: Path, spoil: Callable[[Path], None]
@@ -162,6 +164,7 @@ def test_of_a_broken_file_nothing_is_made(
     assert world.status(s2, "web") == "Stopped"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

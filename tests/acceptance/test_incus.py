@@ -71,6 +71,7 @@ def described(server: LabServer, name: str) -> tuple[object, ...]:
     )
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("method", ["warm", "cold"])
 @pytest.mark.parametrize("source", ["s1", "i1"])
 def test_an_evacuation_to_incus_brings_everything(
