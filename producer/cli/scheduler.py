@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import redis
 import typer
@@ -31,11 +31,13 @@ from producer.backup import check_archives, generations, plans_for
 from producer.cli import exits, options, render
 from producer.cli.backup import app as backup
 from producer.cli.exits import EXIT_STATUS, reports_errors
-from producer.monitor import Messenger, Metrics, Monitor
 from producer.policyfile import read_all
 from producer.schedule import all_due_after
 from producer.scheduler import Scheduler, jitter_of, log
 from producer.session import load_remotes, open_session
+
+if TYPE_CHECKING:
+    from producer.monitor import Monitor
 
 Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="The files with the policies.")]
 
@@ -70,6 +72,9 @@ class Watched:
 @reports_errors
 def scheduler(files: Files) -> None:
     """Run backup policies when they are due, until told to stop. Any number of schedulers may run; one acts."""
+    # Apprise takes a tenth of the start of a command, and no other one tells anybody anything.
+    from producer.monitor import Messenger, Metrics, Monitor  # noqa: PLC0415
+
     settings, remotes = load_settings(), load_remotes()
     set_up(settings.log_level)
     policies = Watched(files, lambda reason: log.warning("policies.broken reason=%r", reason))
@@ -117,7 +122,7 @@ def _newest_on_targets(policy: BackupPolicy, remotes: Remotes, settings: Setting
     return ages.newest_run(ages.of_policies([policy], datetime.now(UTC), remotes, settings))
 
 
-def _turn_until(stopping: threading.Event, one: Scheduler, monitor: Monitor) -> None:
+def _turn_until(stopping: threading.Event, one: Scheduler, monitor: "Monitor") -> None:
     acts = None
     while not stopping.is_set():
         try:
