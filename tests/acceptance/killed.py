@@ -6,6 +6,7 @@ from typing import Any
 from redis import Redis
 
 from common.domain.itinerary import Itinerary
+from common.domain.job import ENDED
 from common.store.keys import Keys
 from tests.acceptance.story import PATIENCE_SECONDS, Herder, Running, worker
 from tests.lab import host
@@ -34,10 +35,12 @@ class Killed:
         redis.delete(*(keys.listener(remote) for remote in job.move.servers))
 
     def ends(self, command: Running, code: int) -> Any:
-        """An ordinary worker brings it to this end."""
+        """An ordinary worker brings it to this end, and its job, which the command of a failover does not wait for."""
         successor = worker(self.herder, log=self.herder.home / "successor.log")
         try:
-            return command.wait().ended(code).json
+            told = command.wait().ended(code).json
+            host.wait_until("the end of the job", lambda: all(job.state in ENDED for job in self.herder.jobs()))
+            return told
         finally:
             successor.terminate()
             successor.wait(PATIENCE_SECONDS)
@@ -46,7 +49,12 @@ class Killed:
         """A command of which the job is there."""
         known = {job.id for job in self.herder.jobs()}
         command = self.herder.start(*arguments)
-        host.wait_until("the new job", lambda: {job.id for job in self.herder.jobs()} != known)
+
+        def has_begun() -> bool:
+            assert not command.is_over, command.wait()
+            return {job.id for job in self.herder.jobs()} != known
+
+        host.wait_until("the new job", has_begun)
         return command
 
 
