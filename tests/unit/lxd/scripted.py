@@ -73,6 +73,21 @@ def refuse(status: int, error: str) -> Answer:
     return act
 
 
+def after_file(then: Answer) -> Answer:
+    """Answer when all of a file has come piece by piece; what is not read would be taken for the next request."""
+
+    def act(request: "_Request") -> None:
+        heard = request.scripted.heard[-1]
+        heard.body = b""
+        while size := int(request.rfile.readline(), 16):
+            heard.body += request.rfile.read(size)
+            request.rfile.readline()
+        request.rfile.readline()
+        then(request)
+
+    return act
+
+
 def plain(status: int, body: str) -> Answer:
     """Answer as something that is not LXD does."""
 

@@ -8,7 +8,7 @@ from common.domain.operation import Operation
 from common.domain.volume import Volume
 from common.lxd.client import LxdClient
 from tests.builders import NOW
-from tests.unit.lxd.scripted import ScriptedServer, answer, refuse
+from tests.unit.lxd.scripted import ScriptedServer, after_file, answer, refuse
 
 BEGUN = answer({"id": "4f2", "status_code": 103}, status=202, operation="/1.0/operations/4f2")
 GONE = refuse(404, "Operation not found")
@@ -149,6 +149,7 @@ def test_a_volume_is_backed_up_and_made_of_a_backup_under_another_name(
 ) -> None:
     """Each product hears the name in its own header; the file comes in pieces."""
     volume = Volume(pool="fast", name="data", project="p2")
+    server.will(BEGUN, after_file(BEGUN))
     assert client.back_volume_up(volume, "b", expires_at=NOW, volume_only=True, optimized=False) == "4f2"
     assert client.restore_volume("new", iter([b"ab", b"c"]), pool="fast", project="p2") == "4f2"
     made, restored = server.heard
@@ -156,6 +157,7 @@ def test_a_volume_is_backed_up_and_made_of_a_backup_under_another_name(
     assert (made.body["volume_only"], made.body["optimized_storage"]) == (True, False)
     assert restored.path == "/1.0/storage-pools/fast/volumes/custom?project=p2"
     assert (restored.headers["X-LXD-name"], restored.headers["X-Incus-name"]) == ("new", "new")
+    assert restored.body == b"abc"
 
 
 def test_names_cannot_lead_to_another_path(client: LxdClient, server: ScriptedServer) -> None:
