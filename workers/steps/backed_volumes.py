@@ -47,6 +47,11 @@ _SOON = timedelta(seconds=2)
 _KEY = "snapshot:"
 
 
+def instance_snapshots(ctx: Context) -> set[str]:
+    """The names of those that the source has of the instance itself."""
+    return {each.name for each in ctx.source.snapshots(ctx.move.instance, project=ctx.move.project)}
+
+
 def snapshot_volumes(ctx: Context) -> Outcome | None:
     """None when each has the run's snapshot, since less than a minute. Raises TransferFailed.
 
@@ -186,7 +191,7 @@ def _drop_set(ctx: Context) -> Outcome:
     Unless that of the instance has come meanwhile: then another job has made the whole set, and it is used.
     """
     name = ctx.move.order.snapshot
-    if name in {each.name for each in ctx.source.snapshots(ctx.move.instance, project=ctx.move.project)}:
+    if name in instance_snapshots(ctx):
         _let_go(ctx)
         return Outcome.again()
     for volume in ctx.move.volumes:
@@ -384,7 +389,7 @@ def prune_volume_snapshots(ctx: Context) -> Outcome | None:
     if not ctx.move.volumes:
         return None
     order = ctx.move.order
-    of_instance = {each.name for each in ctx.source.snapshots(ctx.move.instance, project=ctx.move.project)}
+    of_instance = instance_snapshots(ctx)
     for volume in ctx.move.volumes:
         source = find_volume(ctx.source, volume.pool, volume.name, ctx.move.project)
         if source is None:

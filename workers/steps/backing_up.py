@@ -18,7 +18,7 @@ from common.domain.generation import BACKUP_OF, EMPTY_PROFILE
 from common.domain.instance import Instance
 from common.domain.job import Outcome
 from common.domain.operation import Operation
-from workers.steps.backed_volumes import snapshot_volumes
+from workers.steps.backed_volumes import instance_snapshots, snapshot_volumes
 from workers.steps.context import Context
 from workers.steps.copies import find_operation
 from workers.steps.copying import RefreshImpossible, is_received, run_pass, thaw
@@ -59,7 +59,7 @@ def take_snapshot(ctx: Context) -> Outcome:
 def _make_snapshot(ctx: Context) -> Outcome | None:
     """None when it is there and finished. Raises TransferFailed."""
     name, known = ctx.move.order.snapshot, ctx.job.evidence
-    if not known.keys() & {"before", "snapshot"} and name in _snapshots(ctx):
+    if not known.keys() & {"before", "snapshot"} and name in instance_snapshots(ctx):
         return _wait_for_another(ctx) or _drop_if_broken(ctx)
     source = ctx.source_instance()
     waiting = thaw(ctx, source)
@@ -83,7 +83,7 @@ def _make_snapshot(ctx: Context) -> Outcome | None:
     if is_beyond_repair(failure):
         return drop_newest_snapshot(ctx)
     # A worker that died right after the request has left the snapshot, and then LXD refuses to make it again.
-    if name not in _snapshots(ctx):
+    if name not in instance_snapshots(ctx):
         raise TransferFailed(f"{ctx.move.source}: snapshot {name}: {failure}")
     return _wait_for_another(ctx) or (_drop_if_broken(ctx) if failure else None)
 
@@ -112,10 +112,6 @@ def _prepare(ctx: Context, source: Instance) -> Outcome | None:
     return waiting
 
 
-def _snapshots(ctx: Context) -> set[str]:
-    return {each.name for each in ctx.source.snapshots(ctx.move.instance, project=ctx.move.project)}
-
-
 def _wait_for_another(ctx: Context) -> Outcome | None:
     """A server lists a snapshot as soon as it begins to make it."""
     busy = _making_snapshot(ctx)
@@ -137,7 +133,7 @@ def refresh_staging(ctx: Context) -> Outcome:
         staging = ctx.target_instance()
         if staging is not None and has_arrived(ctx, staging):
             return Outcome.completed()
-        if ctx.move.order.snapshot not in _snapshots(ctx):
+        if ctx.move.order.snapshot not in instance_snapshots(ctx):
             raise PermanentError(
                 f"{ctx.move.source}:{ctx.move.instance} has no snapshot {ctx.move.order.snapshot} any more",
                 hint="the next run makes a newer backup; `herder cancel` ends this one",
