@@ -32,7 +32,7 @@ from common.domain.instance import (
 from common.domain.job import Job, State
 from common.domain.operation import Operation
 from common.domain.units import render_duration, render_size
-from common.domain.volume import Volume
+from common.domain.volume import Volume, Volumes
 
 _NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 _PROTECTION = "security.protection.delete"
@@ -78,6 +78,7 @@ class Kind(StrEnum):
     PROFILE = "profile"
     DOUBLE = "double"
     VOLUME = "volume"
+    BACKUP = "backup"
 
 
 #: What each kind is, for people.
@@ -94,6 +95,7 @@ MEANINGS: Mapping[Kind, str] = {
     Kind.PROFILE: "herder's guard profiles of jobs that are not at work",
     Kind.DOUBLE: "instances that exist on two servers",
     Kind.VOLUME: "custom volumes of jobs that are not at work",
+    Kind.BACKUP: "backups of custom volumes whose jobs are not at work",
 }
 
 
@@ -103,35 +105,41 @@ class Action(StrEnum):
     DELETE = "delete"
     DELETE_SNAPSHOT = "delete_snapshot"
     DELETE_PROFILE = "delete_profile"
+    DELETE_BACKUP = "delete_backup"
     PATCH = "patch"
     CANCEL = "cancel"
     STOP = "stop"
+
+
+_DELETED: Mapping[Action, str] = {
+    Action.DELETE: "instances/{name}",
+    Action.DELETE_SNAPSHOT: "instances/{name}/snapshots/{snapshot}",
+    Action.DELETE_PROFILE: "profiles/{name}",
+    Action.DELETE_BACKUP: "storage-pools/{pool}/volumes/custom/{volume}/backups/{name}",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
     """One request to the server of its debris; ``str`` gives it as it goes out, without the ETag.
 
-    ``name`` is that of the instance, profile or operation. A patch adds to ``config``, where ``""`` deletes a key, and
-    sets ``profiles`` unless they are None.
+    ``name`` is that of the instance, profile or operation, or of the backup of a custom volume. A patch
+    adds to ``config``, where ``""`` deletes a key, and sets ``profiles`` unless they are None.
     """
 
     action: Action
     name: str
     project: str = "default"
     snapshot: str = ""
+    pool: str = ""
+    volume: str = ""
     config: Config = field(default_factory=dict)
     profiles: tuple[str, ...] | None = None
 
     def __str__(self) -> str:
-        name, where = quote(self.name, safe=""), f"?project={quote(self.project, safe='')}"
+        told = {each: quote(getattr(self, each), safe="") for each in ("name", "snapshot", "pool", "volume")}
+        name, where = told["name"], f"?project={quote(self.project, safe='')}"
         match self.action:
-            case Action.DELETE:
-                return f"DELETE /1.0/instances/{name}{where}"
-            case Action.DELETE_SNAPSHOT:
-                return f"DELETE /1.0/instances/{name}/snapshots/{quote(self.snapshot, safe='')}{where}"
-            case Action.DELETE_PROFILE:
-                return f"DELETE /1.0/profiles/{name}{where}"
             case Action.CANCEL:
                 return f"DELETE /1.0/operations/{name}"
             case Action.STOP:
@@ -140,6 +148,8 @@ class Call:
                 body = {"config": dict(self.config)} if self.config else {}
                 body |= {} if self.profiles is None else {"profiles": list(self.profiles)}  # type: ignore[dict-item]
                 return f"PATCH /1.0/instances/{name}{where} {json.dumps(body, sort_keys=True)}"
+            case _:
+                return f"DELETE /1.0/{_DELETED[self.action].format_map(told)}{where}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +189,7 @@ class Scene:
     ``unseen``: why a server could not be looked at; ``aliases``: other names of a server that is in the fleet.
     ``operations`` by remote and project; ``awaited`` are the ids of those that jobs wait for. ``phantoms``: remote,
     project and name of instances whose root directory is not there. ``used``: the same key -> bytes of its root disk,
-    where the server tells.
+    where the server tells. ``backups``: names of those that custom volumes have, by remote, pool, project and name.
     """
 
     fleet: Fleet
@@ -188,6 +198,7 @@ class Scene:
     awaited: frozenset[str] = frozenset()
     phantoms: frozenset[tuple[str, str, str]] = frozenset()
     used: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
+    backups: Mapping[tuple[str, str, str, str], frozenset[str]] = field(default_factory=dict)
     unseen: Mapping[str, str] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
 
@@ -217,14 +228,15 @@ def find_debris(scene: Scene, *, stuck_after: timedelta) -> list[Debris]:
         *_profiles(eye),
         *_doubles(eye),
         *_volumes(eye),
+        *_volume_backups(eye),
     ]
     order = list(Kind)
     return sorted(found, key=lambda piece: (order.index(piece.kind), piece.server, piece.project, piece.subject))
 
 
-def jobs_named(fleet: Fleet) -> frozenset[str]:
-    """The ids of all jobs that something on the servers bears: marks, profiles, snapshots, wrecks."""
-    named: set[str] = set()
+def jobs_named(fleet: Fleet, backups: Iterable[str] = ()) -> frozenset[str]:
+    """The ids of all jobs that something on the servers bears: marks, profiles, snapshots, wrecks, these backups."""
+    named = {_job_in(_SNAPSHOT, name) for name in backups}
     for server in fleet.servers.values():
         for instance in server.instances:
             named.add(instance.marks.get("job", ""))
@@ -833,7 +845,7 @@ def _double(eye: _Eye, group: list[Found], sign: str) -> Iterator[Debris]:
 def _volumes(eye: _Eye) -> Iterator[Debris]:
     """Told, and never touched: no server tells what is in a volume, nor when somebody wrote into it."""
     for remote, server in sorted(eye.scene.fleet.servers.items()):
-        for volume in sorted(_own_volumes(server), key=lambda each: (each.project, each.place)):
+        for volume in sorted(own_volumes(server.volumes), key=lambda each: (each.project, each.place)):
             job = _job_of_volume(volume)
             users = volume.other_users(project=volume.project)
             if not job or eye.is_at_work(job) or (volume.is_retired and users):
@@ -878,12 +890,33 @@ def _job_of_volume(volume: Volume) -> str:
     return _job_in(_IMPORT, volume.name) or volume.marks.get("job", "") or _job_in(_BESIDE, volume.name)
 
 
-def _own_volumes(server: Server) -> Iterator[Volume]:
+def own_volumes(volumes: Volumes) -> Iterator[Volume]:
     """Each once: a project without volumes of its own shows those of the default one."""
-    for (pool, project, name), volume in server.volumes.items():
-        default = server.volumes.get((pool, "default", name))
+    for (pool, project, name), volume in volumes.items():
+        default = volumes.get((pool, "default", name))
         if project == "default" or default is None or default.config != volume.config:
             yield volume
+
+
+def _volume_backups(eye: _Eye) -> Iterator[Debris]:
+    """What a job has carried a volume with; it makes another one, should it go on after all."""
+    for (remote, pool, project, name), backups in sorted(eye.scene.backups.items()):
+        for backup in sorted(backups):
+            job = _job_in(_SNAPSHOT, backup)
+            if not job or eye.is_at_work(job):
+                continue
+            call = Call(action=Action.DELETE_BACKUP, name=backup, project=project, pool=pool, volume=name)
+            yield Debris(
+                kind=Kind.BACKUP,
+                server=remote,
+                project=project,
+                subject=f"backup {pool}/{name}/{backup}",
+                job=job,
+                proof=f"its name says that it is of job {job}; {eye.how_it_stands(job)}",
+                calls=(call,),
+                risk="none: the volume itself is not touched",
+                held=eye.hold(job) if eye.scene.jobs.get(job) else "",
+            )
 
 
 def _stuck_operations(eye: _Eye, stuck_after: timedelta) -> Iterator[Debris]:

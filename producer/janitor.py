@@ -18,6 +18,8 @@ from common.domain.fleet import Fleet, Server
 from common.domain.instance import Instance
 from common.domain.job import Job
 from common.domain.operation import Operation
+from common.domain.volume import Volume
+from common.domain.volume_ways import VOLUME_BACKUP_EXTENSIONS
 from common.lxd.client import LxdClient
 from common.lxd.connect import connect
 from common.lxd.remotes import Remote, Remotes
@@ -35,6 +37,7 @@ from producer.debris import (
     jobs_named,
     kin,
     may_lack_data,
+    own_volumes,
 )
 
 #: Requests to one server at the same time.
@@ -62,6 +65,7 @@ class _Look:
     operations: Mapping[str, tuple[Operation, ...]]
     phantoms: frozenset[tuple[str, str, str]]
     used: Mapping[tuple[str, str, str], int]
+    backups: Mapping[tuple[str, str, str, str], frozenset[str]]
 
 
 @dataclass
@@ -83,13 +87,15 @@ class Janitor:
         kept, aliases = _without_aliases({**looks, **more})
         self._clients = {name: look.client for name, look in kept.items()}
         fleet = Fleet(seen_at=datetime.now(UTC), servers={name: look.server for name, look in kept.items()})
+        backups = {key: names for look in kept.values() for key, names in look.backups.items()}
         return Scene(
             fleet=fleet,
-            jobs=self._known(jobs_named(fleet)),
+            jobs=self._known(jobs_named(fleet, backups=frozenset().union(*backups.values()))),
             operations={(name, where): ops for name, look in kept.items() for where, ops in look.operations.items()},
             awaited=self._awaited([*looks, *more]),
             phantoms=frozenset().union(*(look.phantoms for look in kept.values())),
             used={key: size for look in kept.values() for key, size in look.used.items()},
+            backups=backups,
             unseen={**unseen, **more_unseen},
             aliases=aliases,
         )
@@ -151,6 +157,8 @@ class Janitor:
         places = {(piece.server, piece.project), *((each.remote, each.instance.project) for each in related)}
         fresh = {(remote, project): self._clients[remote].operations(project=project) for remote, project in places}
         fleet = Fleet(seen_at=datetime.now(UTC), servers=servers)
+        backed = [_volume(call) for call in piece.calls if call.action is Action.DELETE_BACKUP]
+        backups = {_key(piece.server, each): _backups_of(client, each) for each in backed}
         involved = {piece.job, *(_job(servers, each) for each in related), *scene.jobs.keys()} - {""}
         return replace(
             scene,
@@ -158,6 +166,7 @@ class Janitor:
             jobs=self._known(involved),
             operations={**scene.operations, **fresh},
             awaited=self._awaited(self.remotes.known),
+            backups={**scene.backups, **backups},
         )
 
     def _make(self, scene: Scene, piece: Debris, call: Call) -> None:
@@ -170,6 +179,8 @@ class Janitor:
                 _await(client, client.delete_snapshot(call.name, call.snapshot, project=call.project))
             case Action.DELETE_PROFILE:
                 client.delete_profile(call.name, project=call.project)
+            case Action.DELETE_BACKUP:
+                _await(client, client.drop_volume_backup(_volume(call), call.name))
             case Action.CANCEL:
                 client.cancel(call.name)
                 client.wait(call.name, timeout_seconds=_WAIT_SECONDS)
@@ -198,7 +209,12 @@ def _look_at(client: LxdClient) -> _Look:
         has_files = list(pool.map(lambda each: _has_files(client, each), doubtful))
         retired = [each for each in instances if each.is_retired]
         sizes = list(pool.map(lambda each: client.used_space(each.name, project=each.project), retired))
-        volumes = [each for found in pool.map(lambda each: client.volumes(project=each), projects) for each in found]
+        found = [each for shown in pool.map(lambda each: client.volumes(project=each), projects) for each in shown]
+        volumes = {(each.pool, each.project, each.name): each for each in found}
+        # No job makes backups of what is in a cluster, whose members may have volumes of the same name.
+        has_backups = info.extensions >= VOLUME_BACKUP_EXTENSIONS and not info.clustered
+        carried = list(own_volumes(volumes)) if has_backups else []
+        backups = list(pool.map(lambda each: _backups_of(client, each), carried))
     return _Look(
         client=client,
         server=Server(
@@ -208,14 +224,30 @@ def _look_at(client: LxdClient) -> _Look:
             instances=instances,
             pools={pool.name: pool for pool in client.pools()},
             profiles={project: {each.name: each for each in found} for project, found in profiles.items()},
-            volumes={(each.pool, each.project, each.name): each for each in volumes},
+            volumes=volumes,
         ),
         operations=operations,
         phantoms=frozenset(
             (client.remote, each.project, each.name) for each, has in zip(doubtful, has_files, strict=True) if not has
         ),
         used={(client.remote, i.project, i.name): size for i, size in zip(retired, sizes, strict=True)},
+        backups={_key(client.remote, each): names for each, names in zip(carried, backups, strict=True) if names},
     )
+
+
+def _key(remote: str, volume: Volume) -> tuple[str, str, str, str]:
+    return (remote, volume.pool, volume.project, volume.name)
+
+
+def _volume(call: Call) -> Volume:
+    return Volume(pool=call.pool, name=call.volume, project=call.project)
+
+
+def _backups_of(client: LxdClient, volume: Volume) -> frozenset[str]:
+    try:
+        return client.volume_backups(volume)
+    except NotFound:  # it went while we looked
+        return frozenset()
 
 
 def _with_snapshots(client: LxdClient, instance: Instance) -> Instance:

@@ -3,18 +3,20 @@
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from common.domain.volume import Volume
 from common.store.keys import Keys
 from tests.acceptance import world
 from tests.acceptance.choke import Choke
 from tests.acceptance.story import DONE, FOUND, INPUT, Herder, Ran
 from tests.acceptance.world import Wish
 from tests.lab import Lab, LabServer, host
-from tests.lab.pulls import Site, pull
+from tests.lab.pulls import Site, done, pull
 
 pytestmark = pytest.mark.lab
 
@@ -159,6 +161,25 @@ def test_a_wreck_that_lxd_cannot_delete_comes_with_the_commands_that_can(
     subprocess.run(["sh", "-c", commands], env=environment, check=True, capture_output=True)
     assert stranger.run(*phantoms).ended(DONE).json["found"] == []
     assert (world.status(s1, "web"), world.status(s2, "web")) == ("Running", "absent")
+
+
+def test_a_volumes_backup_of_a_lost_job_is_removed(lab: Lab, s1: LabServer, stranger: Herder) -> None:
+    """What its owner has backed up stays, and the volume too."""
+    site = Site.of(lab, s1.name)
+    volume = Volume(pool="default", name="data")
+    site.client.create_volume(volume)
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    for name in ("herder-pgone-1-0", "owners"):
+        done(
+            site.client,
+            site.client.back_volume_up(volume, name, expires_at=tomorrow, volume_only=False, optimized=False),
+        )
+    backup = ("backup", "s1", "backup default/data/herder-pgone-1-0")
+    assert found(stranger.run(*JANITOR).ended(FOUND))[backup]["calls"] == [
+        "DELETE /1.0/storage-pools/default/volumes/custom/data/backups/herder-pgone-1-0?project=default"
+    ]
+    assert mended(stranger.run(*FIX).ended(DONE)) == {("backup", "s1")}
+    assert site.client.volume_backups(volume) == {"owners"}
 
 
 def test_what_others_have_left_is_found_too(lab: Lab, s1: LabServer, s2: LabServer, stranger: Herder) -> None:

@@ -74,11 +74,15 @@ def _of(fleet: Fleet, was: "Before", place: str, ending: "Ending | None") -> lis
     return [each for each in ordered if each is not first]
 
 
-def _left_of_backups(fleet: Fleet, name: str) -> list[str]:
-    """Backups of a volume, and what was made of one and never got its name."""
+def _left_of_backups(fleet: Fleet, name: str, ending: "Ending") -> list[str]:
+    """Backups of a volume, and what was made of one and never got its name.
+
+    The backups of a job that nobody knows any more stay until they expire, or the janitor takes them.
+    """
     volumes = [(s.name, v) for s in fleet.servers.values() for v in s.pools["default"].volumes.values()]
     left = [f"{v.name} is left over on {server}" for server, v in volumes if v.name.startswith(f"{name}-import-")]
-    return left + [f"{v.name} has backups on {server}: {[*v.backups]}" for server, v in volumes if v.backups]
+    having = [(server, v) for server, v in volumes if v.name == name and v.backups and ending.state != "forgotten"]
+    return left + [f"{name} has backups on {server}: {[*v.backups]}" for server, v in having]
 
 
 def _check_end(fleet: Fleet, name: str, ending: "Ending") -> list[str]:
@@ -87,7 +91,7 @@ def _check_end(fleet: Fleet, name: str, ending: "Ending") -> list[str]:
     home = ending.target if ending.state == "done" and not ending.is_copy else ending.source
     is_copied = ending.is_copy and not ending.is_backup  # the copy of a backup has another name
     lives = {home, *([ending.target] if is_copied and ending.state == "done" else [])}
-    found = [f"{name} is not on {server}" for server in lives - set(there)] + _left_of_backups(fleet, name)
+    found = [f"{name} is not on {server}" for server in lives - set(there)] + _left_of_backups(fleet, name, ending)
     for server, volume in there.items():
         place = f"{name} on {server}"
         if server in lives:
@@ -201,7 +205,7 @@ def _check_box(fleet: Fleet, was: BoxBefore, ending: "Ending") -> list[str]:
         if name.startswith((f"{box.name}-copy-", f"{box.name}-kept-"))
         and f"{server}:volume default/{name}" not in ending.wrecks
     ]
-    left += _left_of_backups(fleet, box.name)
+    left += _left_of_backups(fleet, box.name, ending)
     here, there = now[source].get(box.name), _inside(fleet, target, box.name)
     moved = _done(was)
     is_done = there is not None and Inside(there.token, there.snapshots, _own(there.config)) == moved

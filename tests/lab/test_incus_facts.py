@@ -253,6 +253,7 @@ class TestVolumes:
             with s1.client.read_volume_backup(volume, "b") as (size, pieces):
                 assert size > 64 * MIB
                 begun = i2.client.restore_volume("half", pieces, pool="default")
+            wait_until("the record of the volume", lambda: bool(i2.client.volumes()), seconds=30)
             i2.restart()
             assert i2.client.operation(begun) is None
             half = i2.client.volume("default", "half")

@@ -679,6 +679,26 @@ def test_what_is_made_of_a_volumes_backup_is_told_by_its_name() -> None:
         assert piece.hint.startswith(f"`lxc storage volume delete s1:default {name}")
 
 
+@pytest.mark.parametrize("state", [None, State.DONE, State.CANCELLED])
+def test_a_volumes_backup_goes_when_its_job_is_over_or_unknown(state: State | None) -> None:
+    backups = {("s1", "default", "default", "data"): frozenset({f"herder-{JOB}-0", "monthly"})}
+    scene = a_scene(a_server("s1", volumes=volumes_by_key(a_volume())), job=state, backups=backups)
+    piece = the_one(scene)
+    assert (piece.kind, piece.subject, piece.job) == (Kind.BACKUP, f"backup default/data/herder-{JOB}-0", JOB)
+    assert piece.is_mendable
+    assert calls(piece) == [
+        f"DELETE /1.0/storage-pools/default/volumes/custom/data/backups/herder-{JOB}-0?project=default"
+    ]
+    assert JOB in jobs_named(scene.fleet, backups=backups["s1", "default", "default", "data"])
+
+
+@pytest.mark.parametrize("state", [*AT_WORK, State.PARKED])
+def test_a_volumes_backup_stays_as_long_as_its_job_may_need_it(state: State) -> None:
+    backups = {("s1", "default", "default", "data"): frozenset({f"herder-{JOB}-0"})}
+    scene = a_scene(a_server("s1", volumes=volumes_by_key(a_volume())), job=state, backups=backups)
+    assert not [piece for piece in found(scene) if piece.is_mendable]
+
+
 def test_a_retired_volume_is_told_with_what_is_retired_unless_an_instance_attaches_it() -> None:
     piece = the_one(a_scene(with_volume(job=JOB, state="retired"), job=State.DONE))
     assert (piece.kind, piece.calls) == (Kind.RETIRED, ())
