@@ -45,6 +45,12 @@ log = logging.getLogger("herder.runner")
 #: A permit outlives the longest silence of a healthy job, which looks at its operations every 15 s.
 SLOT_LEASE = timedelta(minutes=2)
 _SLOT_RETRY = timedelta(seconds=30)
+#: For so long after a step of a cutover has begun, one transfer less may begin on its servers: what makes its pass or
+#: its start slow makes the downtime long. A guest may take long to stop, and meanwhile there is nothing to make slow.
+_GOES_FIRST = timedelta(seconds=30)
+_GOES_FIRST_UNTIL_DOWN = timedelta(seconds=2)
+_FIRST_RETRY = timedelta(seconds=2)
+_THE_CUTOVERS = "the cutovers on server "
 #: A job that waits for a server is woken when the server is back; this is only in case a write of Redis was lost.
 _ASIDE_RETRY = timedelta(minutes=10)
 #: So much later than the moment from which an instance is given back, a job that waited for it is surely late enough.
@@ -149,7 +155,8 @@ class Runner:
             return job.with_outcome(outcome, self.now()), outcome, tuple(trouble.remote for trouble in away)
         blocked = self._take_slots(job)
         if blocked:
-            outcome = Outcome.wait(blocked, retry_in=_SLOT_RETRY, evidence=job.evidence)
+            retry_in = _FIRST_RETRY if blocked.startswith(_THE_CUTOVERS) else _SLOT_RETRY
+            outcome = Outcome.wait(blocked, retry_in=retry_in, evidence=job.evidence)
             return job.with_outcome(outcome, self.now()), outcome, ()
         try:
             ctx = self._context(claim, job)
@@ -257,6 +264,8 @@ class Runner:
         limits = slots_of(job, job.current)
         full = self.jobs.acquire_slots(job.id, limits, SLOT_LEASE) if limits else ""
         remote, _, role = full.rpartition(":")
+        if role == "first":
+            return f"{_THE_CUTOVERS}{remote}, which go first"
         return f"a {role} slot on server {remote}" if full else ""
 
     def _commit(
@@ -277,6 +286,7 @@ class Runner:
             delay=delay,
             servers=stranded if job.state is State.WAITING else (),
             release=_slots_given_back(before, job, outcome, is_stranded=bool(stranded)),
+            goes_first=_goes_first(before, job, outcome, is_stranded=bool(stranded)),
             events=[self._tell(before, job, outcome)],
         )
         return control if keep else ""
@@ -327,6 +337,19 @@ def slots_of(job: Job, step: Step) -> list[tuple[str, int]]:
 def _slots_given_back(before: Job, job: Job, outcome: Outcome | None, *, is_stranded: bool) -> list[str]:
     """What the job does not need any more: after a change of slot, at its end, and while a fault makes it wait."""
     held = [resource for resource, _ in slots_of(before, before.current)]
+    rests = _rests(job, outcome, is_stranded=is_stranded)
+    return held if rests or job.current.slot is not before.current.slot else []
+
+
+def _goes_first(before: Job, job: Job, outcome: Outcome | None, *, is_stranded: bool) -> dict[str, timedelta]:
+    """Where one transfer less may begin from now on, and for how long; zero where that is over."""
+    places = [place for place in (job.move.source_place, job.move.target_place) if place != job.move.archive]
+    if job.current.slot is Slot.CUTOVER and not _rests(job, outcome, is_stranded=is_stranded):
+        time = _GOES_FIRST if job.is_down else _GOES_FIRST_UNTIL_DOWN
+        return {} if job.step == before.step else dict.fromkeys(places, time)
+    return dict.fromkeys(places, timedelta(0)) if before.current.slot is Slot.CUTOVER else {}
+
+
+def _rests(job: Job, outcome: Outcome | None, *, is_stranded: bool) -> bool:
     failed = is_stranded or (outcome is not None and outcome.kind is Kind.RETRY)
-    resting = job.has_ended or job.state is State.PAUSED or failed
-    return held if resting or job.current.slot is not before.current.slot else []
+    return job.has_ended or job.state is State.PAUSED or failed

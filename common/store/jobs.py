@@ -4,9 +4,10 @@ The fence is the version **and** a random owner: after lost writes (a Redis that
 version alone could repeat. Called by ``producer.submit``, ``producer.control`` and ``workers.runner``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from types import MappingProxyType
 
 import msgpack
 from redis import Redis
@@ -117,13 +118,15 @@ class JobStore:
         delay: timedelta = timedelta(0),
         servers: Sequence[str] = (),
         release: Sequence[str] = (),
+        goes_first: Mapping[str, timedelta] = MappingProxyType({}),
         events: Sequence[bytes] = (),
     ) -> str:
         """Save the checkpoint and what follows from it; returns the control that a person asked for.
 
         ``keep`` holds on to the lease; otherwise the job is given up: a waiting one until ``delay`` has passed, one of
         its operations ends or one of ``servers``, which are set aside, is back; a running one to the queue of its
-        phase. Raises FenceLost, and nothing has changed.
+        phase. ``goes_first``: places where one transfer less shall begin for so long, because this job's instance is
+        down; no longer with 0. Raises FenceLost, and nothing has changed.
         """
         envelope = {
             "state": job.state.value,
@@ -137,6 +140,7 @@ class JobStore:
             "operations": [[ref.remote, ref.id, ref.project] for ref in job.operations],
             "servers": list(servers),
             "release": list(release),
+            "goes_first": {place: _ms(time) for place, time in goes_first.items()},
             "plan": job.plan,
             "events": list(events),
         }
@@ -161,7 +165,10 @@ class JobStore:
         return int(self._run("pump", limit))
 
     def acquire_slots(self, job_id: str, limits: Sequence[tuple[str, int]], lease: timedelta) -> str:
-        """Take or renew a permit of each resource, all or none: ``""``, or the resource that has none left."""
+        """Take or renew a permit of each resource, all or none: ``""``, or the resource that has none left.
+
+        ``"s1:first"`` if a transfer could begin at s1 but for a cutover that goes first.
+        """
         flat = [part for limit in limits for part in limit]
         return str(self._run("acquire", job_id, _ms(lease), *flat).decode())
 

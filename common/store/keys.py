@@ -16,6 +16,7 @@ key                             type    holds
 ``NS:progress:REMOTE:OPERATION`` hash   volume -> bytes sent; ``rate``, ``at``; kept 1 day
 ``NS:slots:REMOTE:ROLE``        zset    job id by the end of its permit (ms)
 ``NS:queue:REMOTE:ROLE``        zset    job ids that wait for a slot, by the time they asked
+``NS:first:REMOTE``             zset    job ids whose cutovers go first there, by the time until which (ms)
 ``NS:listener:REMOTE``          string  the worker that listens to this server, with a time to live
 ``NS:troubles``                 hash    remote -> ``failures`` in a row, ``since`` and ``last`` (ms), ``reason``, and
                                         whether it is set ``aside``, msgpack; gone when the server answers
@@ -99,6 +100,9 @@ class Keys:
 
     def slots(self, resource: str) -> str:
         return f"{self.namespace}:slots:{resource}"
+
+    def first(self, place: str) -> str:
+        return f"{self.namespace}:first:{place}"
 
     def listener(self, remote: str) -> str:
         return f"{self.namespace}:listener:{remote}"

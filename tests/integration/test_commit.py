@@ -20,7 +20,7 @@ from tests.builders import NOW, a_plan, an_error, many_moves
 from tests.integration.conftest import stored
 from tests.integration.wire import Wire
 
-JOB = "p1-1"
+JOB, OTHER = "p1-1", "p1-2"
 MINUTE = timedelta(minutes=1)
 OFFER = OperationRef(remote="s1", id="o1")
 RECEIVE = OperationRef(remote="s2", id="o2", project="shop")
@@ -112,6 +112,36 @@ def test_a_stale_checkpoint_changes_nothing_at_all(store: JobStore, wire: Wire) 
                 stale, outcome, delay=MINUTE, release=[name for name, _ in SLOTS], events=[pack_event(step="x")]
             )
     assert wire.everything() == before
+
+
+@pytest.mark.usefixtures("plan")
+def test_one_transfer_less_begins_where_a_cutover_goes_first(store: JobStore, redis_client: Redis, keys: Keys) -> None:
+    """Those that have begun go on, cutovers too; it ends by a later checkpoint, or by itself."""
+    claim, job = taken(store)
+    assert store.acquire_slots("begun", [("s1:transfer", 2)], MINUTE) == ""
+    store.commit(claim, job, keep=True, goes_first={"s1": MINUTE})
+    assert store.acquire_slots("late", [("s1:transfer", 2)], MINUTE) == "s1:first"
+    assert store.acquire_slots("begun", [("s1:transfer", 2)], MINUTE) == ""
+    assert store.acquire_slots("down", [("s1:cutover", 1)], MINUTE) == ""
+    assert store.acquire_slots("elsewhere", [("s2:transfer", 1)], MINUTE) == ""
+    assert store.acquire_slots("wide", [("s1:transfer", 3)], MINUTE) == ""
+    redis_client.zrem(keys.slots("s1:transfer"), "wide")
+    redis_client.zadd(keys.first("s1"), {JOB: 1})
+    assert store.acquire_slots("late", [("s1:transfer", 2)], MINUTE) == ""
+
+
+def test_the_end_of_a_cutover_calls_the_transfer_that_has_waited_longest(store: JobStore, wire: Wire) -> None:
+    """Without waiting for its own next look."""
+    stored(a_plan(*many_moves(2)), store)
+    first, job = taken(store)
+    store.commit(first, job, keep=True, goes_first={"s1": MINUTE})
+    other, late = taken(store, OTHER)
+    assert store.acquire_slots("begun", [("s1:transfer", 2)], MINUTE) == ""
+    assert store.acquire_slots(OTHER, [("s1:transfer", 2)], MINUTE) == "s1:first"
+    store.commit(other, late.to(State.WAITING, blocked_on="x"), delay=MINUTE)
+    wire.take()
+    store.commit(first, job, keep=True, goes_first={"s1": timedelta(0)})
+    assert wire.take() == [("preflight", OTHER)]
 
 
 @pytest.mark.usefixtures("plan")

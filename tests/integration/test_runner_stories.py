@@ -476,6 +476,42 @@ def test_slots_hold_back_what_is_too_much_and_let_it_go_on(stage: Stage) -> None
     assert [stage.job(f"p1-{n}").state for n in (1, 2)] == [State.DONE, State.DONE]
 
 
+def test_a_cutover_takes_the_place_of_a_transfer(stage: Stage) -> None:
+    """Which would make the downtime longer; it is woken by the end of the cutover, without any delay."""
+    stored(a_plan(*many_moves(3), request=a_request(limits=Limits(per_source=2, per_target=2))), stage.store)
+    passing = OperationRef(remote="s1", id="o9")
+    stage.steps.parts["final_pass"] = [waits_for(OFFER)]
+    stage.steps.parts["full_pass"] = [lambda _: Outcome.completed(), waits_for(passing)]
+    stage.deliver()
+    assert [stage.job(f"p1-{n}").blocked_on for n in (1, 2, 3)] == [
+        "the pass",
+        "the pass",
+        "the cutovers on server s1, which go first",
+    ]
+    stage.operations.complete("s1", Operation(id="o1", status_code=200))
+    stage.deliver()
+    assert [stage.job(f"p1-{n}").state for n in (1, 2, 3)] == [State.DONE, State.WAITING, State.DONE]
+
+
+def test_one_transfer_may_always_begin_beside_cutovers(stage: Stage) -> None:
+    """So that an evacuation goes on whatever takes long in a cutover."""
+    stored(a_plan(*many_moves(2), request=a_request(limits=Limits(per_source=2, per_target=2))), stage.store)
+    stage.steps.parts["final_pass"] = [waits_for(OFFER)]
+    stage.deliver()
+    assert [stage.job(f"p1-{n}").state for n in (1, 2)] == [State.WAITING, State.DONE]
+
+
+@pytest.mark.parametrize("fails", [StopRefused("no"), TransferFailed("s2: reset")])
+def test_a_cutover_that_rests_does_not_go_first(stage: Stage, fails: HerderError) -> None:
+    """Neither one that waits for a person nor one that waits for its next attempt."""
+    stored(a_plan(*many_moves(3), request=a_request(limits=Limits(per_source=2, per_target=2))), stage.store)
+    stage.steps.parts["stop_source"] = [fails_with(fails)]
+    stage.steps.parts["full_pass"] = [lambda _: Outcome.completed(), waits_for(OFFER)]
+    stage.deliver()
+    assert stage.job("p1-1").state in (State.WAITING, State.PARKED)
+    assert [stage.job(f"p1-{n}").state for n in (2, 3)] == [State.WAITING, State.DONE]
+
+
 def test_a_faulty_job_does_not_keep_its_slots(stage: Stage) -> None:
     """While it waits for the next attempt, another one may use the server."""
     stored(a_plan(*many_moves(2), request=a_request(limits=Limits(per_source=1, per_target=1))), stage.store)

@@ -1,12 +1,21 @@
 -- The checkpoint: refused with a stale fence; otherwise the record, the due time, the event, the permits given back and
 -- the next wake-up change together.
 -- namespace, id, owner, ver, cmsgpack{state, phase, record, committed, undoing, keep, lease_ms, delay_ms, operations={{remote, op, project}..},
---   servers={..}, release={..}, plan, events={..}} -> {1, control} | {0}
+--   servers={..}, release={..}, goes_first={place: ms}, plan, events={..}} -> {1, control} | {0}
 local id = ARGV[2]
 if not is_held(id, ARGV[3], ARGV[4]) then return { 0 } end
 local c = cmsgpack.unpack(ARGV[5])
 local key, due, t = job_key(id), NS .. ':due', now()
 redis.call('HSET', key, 'state', c.state, 'phase', c.phase, 'record', c.record)
+for place, ms in pairs(c.goes_first) do
+  local first = NS .. ':first:' .. place
+  redis.call('ZREMRANGEBYSCORE', first, '-inf', t)
+  if ms > 0 then
+    redis.call('ZADD', first, t + ms, id)
+  elseif redis.call('ZREM', first, id) == 1 then
+    call_next(place .. ':transfer')
+  end
+end
 release(id, c.release, #c.servers > 0)
 for _, event in ipairs(c.events) do
   redis.call('XADD', NS .. ':events:' .. c.plan, 'MAXLEN', '~', 10000, '*', 'event', event)

@@ -44,17 +44,19 @@ local function trouble_of(remote)
   return packed and cmsgpack.unpack(packed)
 end
 
+local function call_next(resource)
+  local first
+  repeat
+    first = redis.call('ZPOPMIN', NS .. ':queue:' .. resource)[1]
+  until not first or wake(first) == 1
+end
+
 -- Give permits back and wake the job that has waited longest for each. One that was called for a permit and does not
 -- take it passes the call on: it is in the queue no more.
 local function release(id, resources, was_called)
   for _, resource in ipairs(resources) do
     local held = redis.call('ZREM', NS .. ':slots:' .. resource, id) == 1
     local queued = was_called and redis.call('ZREM', NS .. ':queue:' .. resource, id) == 1
-    if held or (was_called and not queued) then
-      local first
-      repeat
-        first = redis.call('ZPOPMIN', NS .. ':queue:' .. resource)[1]
-      until not first or wake(first) == 1
-    end
+    if held or (was_called and not queued) then call_next(resource) end
   end
 end

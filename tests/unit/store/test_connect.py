@@ -80,6 +80,7 @@ def test_all_keys_begin_with_the_namespace() -> None:
         keys.result("s1", "o"),
         keys.progress("s1", "o"),
         keys.slots("s1:transfer"),
+        keys.first("s1"),
         keys.listener("s1"),
         keys.events("p"),
     ]
