@@ -1,8 +1,10 @@
 """`python -m tests.bench.cluster`: how long it takes to empty a cluster member, and how long each instance is down.
 
 Side by side, each time with new running containers on c1: `herder evacuate` and `herder restore`, `lxc cluster
-evacuate` and `lxc cluster restore`. Downtimes are those of the way out. The last line of the output is JSON, for
-programs. Run from the root of the checkout, as root; every other instance of the lab's cluster is deleted.
+evacuate` and `lxc cluster restore`. Downtimes are those of the way out. The members share the processors of one
+machine, where a copy by loopback takes all of them; `--link` makes it a network that is slower than they are. The last
+line of the output is JSON, for programs. Run from the root of the checkout, as root; every other instance of the lab's
+cluster is deleted.
 """
 
 import argparse
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from common.domain.plan import Limits
-from tests.bench import instances, machine, programs, ways
+from tests.bench import instances, link, machine, programs, ways
 from tests.bench.evacuate import EVACUATED, HEADING, INTERVAL_S, REMAINING, Evacuation, figures, row
 from tests.bench.programs import p50
 from tests.lab import Lab
@@ -31,6 +33,7 @@ class Bench:
     containers: int
     mebibytes: int
     limits: tuple[str, ...]
+    link: int
 
     def herder(self) -> tuple[Evacuation, float]:
         """Out and back by herder; the seconds of the way back."""
@@ -57,10 +60,12 @@ class Bench:
         try:
             with instances.running(home, names, mebibytes=self.mebibytes, interval_s=INTERVAL_S) as moving:
                 machine.come_to_rest([home, *others])
-                trip = ways.timed(out)
+                with link.limited(home, self.link):
+                    trip = ways.timed(out)
                 done = Evacuation(way, trip, instances.examine(moving, home, others))
             print(row(done), flush=True)
-            return done, ways.timed(back).seconds
+            with link.limited(home, self.link):
+                return done, ways.timed(back).seconds
         finally:
             self._clear()
 
@@ -75,8 +80,9 @@ def main() -> int:
     lab = Lab.up(["cluster"])
     with programs.state_directory(arguments.keep) as state:
         limits = ("--transfers", str(arguments.transfers), "--cutovers", str(arguments.cutovers))
-        bench = Bench(lab, state, arguments.containers, arguments.mebibytes, limits)
-        print(f"{bench.containers} running containers with {bench.mebibytes} MiB each on a member, times in seconds\n")
+        bench = Bench(lab, state, arguments.containers, arguments.mebibytes, limits, arguments.link)
+        print(f"{bench.containers} running containers with {bench.mebibytes} MiB each on a member, times in seconds")
+        print(f"the member's link: {bench.link or 'unlimited'} MiB/s; {machine.describe()}\n")
         print(HEADING)
         by_herder, by_lxd = [], []
         for _ in range(arguments.rounds):
@@ -102,6 +108,7 @@ def _result(
         "limits": " ".join(bench.limits),
         "containers": bench.containers,
         "mebibytes": bench.mebibytes,
+        "link_mebibytes_per_second": bench.link,
         "lost_lines": sum(done.lost_lines for done, _ in (*by_herder, *by_lxd)),
     }
 
@@ -113,7 +120,10 @@ def _parse() -> argparse.Namespace:
         epilog=programs.EXIT_STATUS,
     )
     parser.add_argument("--containers", type=int, default=12, help="running containers (default: %(default)s)")
-    parser.add_argument("--mebibytes", type=int, default=256, help="random data in each (default: %(default)s)")
+    parser.add_argument("--mebibytes", type=int, default=1024, help="random data in each (default: %(default)s)")
+    parser.add_argument(
+        "--link", type=int, default=0, help="MiB/s of the member's network, 0 for no limit (default: %(default)s)"
+    )
     parser.add_argument("--rounds", type=int, default=1, help="times in each way (default: %(default)s)")
     parser.add_argument("--transfers", type=int, default=Limits.per_source, help="herder's (default: %(default)s)")
     parser.add_argument("--cutovers", type=int, default=Limits.cutovers, help="herder's (default: %(default)s)")
