@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from common.domain.errors import NotFound, PreconditionFailed, ServerRefused, TransferFailed
-from common.domain.instance import Instance
+from common.domain.instance import HOOK_MARK, Instance
 from common.domain.job import Outcome
 from common.domain.operation import Operation
 from workers.steps.context import Context
@@ -17,7 +17,6 @@ from workers.steps.copying import thaw
 from workers.steps.marks import mark
 from workers.steps.repair import drop_newest_snapshot, is_beyond_repair
 
-_HOLDER = "hook"
 #: How long the hook of another job may do nothing, beyond its timeout, before that job is taken for dead.
 _PATIENCE = timedelta(minutes=2)
 _SOON = timedelta(seconds=2)
@@ -44,7 +43,7 @@ def inherit_quiet(ctx: Context) -> Outcome | None:
     if not ctx.move.order.hook.lines or ctx.job.is_quiet:
         return None
     source = ctx.source_instance()
-    return _claim(ctx, source) if source.marks.get(_HOLDER) else None
+    return _claim(ctx, source) if source.marks.get(HOOK_MARK) else None
 
 
 def is_quiet(ctx: Context) -> bool:
@@ -52,7 +51,7 @@ def is_quiet(ctx: Context) -> bool:
     if ctx.job.is_quiet or not ctx.move.order.hook.lines:
         return ctx.job.is_quiet
     try:
-        is_ours = ctx.source_instance().marks.get(_HOLDER) == ctx.job.id
+        is_ours = ctx.source_instance().marks.get(HOOK_MARK) == ctx.job.id
     except NotFound:
         return False
     if is_ours:
@@ -80,7 +79,7 @@ def end_quiet(ctx: Context) -> Outcome | None:
                 return waiting
             ctx.note(evidence={"undone": True})
             source = ctx.source_instance()
-        waiting = _write(ctx, source, "") if source.marks.get(_HOLDER) == ctx.job.id else None
+        waiting = _write(ctx, source, "") if source.marks.get(HOOK_MARK) == ctx.job.id else None
         if waiting is not None:
             return waiting
     except NotFound:
@@ -92,23 +91,23 @@ def end_quiet(ctx: Context) -> Outcome | None:
 
 def _claim(ctx: Context, source: Instance) -> Outcome | None:
     """None when this job's hook is the only one that is in force."""
-    holder = source.marks.get(_HOLDER)
+    holder = source.marks.get(HOOK_MARK)
     if holder not in (None, ctx.job.id):
         waiting = _wait_for_holder(ctx, holder)
         if waiting is not None:
             return waiting
-    if not ctx.job.is_quiet:
+    # First on the server: who loses to another job there has nothing to undo, and runs nothing between its lines.
+    waiting = None if holder == ctx.job.id else _write(ctx, source, ctx.job.id)
+    if waiting is None and not ctx.job.is_quiet:
         ctx.note(quiet=[each.id for each in _commands(ctx)])
-    if holder == ctx.job.id:
-        return None
-    return _write(ctx, source, ctx.job.id)
+    return waiting
 
 
 def _write(ctx: Context, source: Instance, holder: str) -> Outcome | None:
     """None when the instance, as it was seen, says whose hook is in force."""
     try:
         ctx.confirm_fence()
-        ctx.source.patch(source.name, config={mark(_HOLDER): holder}, project=source.project, seen=source)
+        ctx.source.patch(source.name, config={mark(HOOK_MARK): holder}, project=source.project, seen=source)
     except PreconditionFailed:
         return Outcome.again(evidence=ctx.job.evidence)
     except ServerRefused as refused:
