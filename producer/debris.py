@@ -22,6 +22,7 @@ from common.domain.instance import (
     BACKUP_STATE,
     COPY_OF,
     GUARD_DEVICE,
+    HOOK_MARK,
     MARK_PREFIX,
     REFRESHED,
     STALE_ROLE,
@@ -239,7 +240,7 @@ def jobs_named(fleet: Fleet, backups: Iterable[str] = ()) -> frozenset[str]:
     named = {_job_in(_SNAPSHOT, name) for name in backups}
     for server in fleet.servers.values():
         for instance in server.instances:
-            named.add(instance.marks.get("job", ""))
+            named |= {instance.marks.get("job", ""), instance.marks.get(HOOK_MARK, "")}
             of_jobs = (each.name for each in instance.snapshots or () if not is_backup_snapshot(each.name))
             named |= {_job_in(_SNAPSHOT, name) for name in of_jobs}
             named.add(_job_in(_WRECK, instance.name))
@@ -440,7 +441,8 @@ def _about_instance(eye: _Eye, found: Found) -> Debris | None:
         return _guarded_without_marks(eye, found)
     if found.key in eye.scene.phantoms and not eye.busy(found):
         return _foreign_phantom(eye, found)
-    return None
+    hook = instance.marks.get(HOOK_MARK, "")
+    return _left_quiet(eye, found, hook) if hook and not eye.is_at_work(hook) else None
 
 
 def _piece(kind: Kind, found: Found, proof: str, **more: object) -> Debris:
@@ -673,6 +675,23 @@ def _marks(eye: _Eye, found: Found, job: str) -> Debris:
         calls=(call,),
         risk=f"none on the instance; `herder recover` cannot rebuild job {job} any more",
         held=eye.hold(job) or _why_marked(eye, found, job),
+    )
+
+
+def _left_quiet(eye: _Eye, found: Found, job: str) -> Debris:
+    """The lines are known to the policy alone: whoever has that ends it, and then the mark goes."""
+    key = MARK_PREFIX + HOOK_MARK
+    known = eye.scene.jobs.get(job)
+    return _piece(
+        Kind.MARKS,
+        found,
+        f"job {job} has begun the hook before a snapshot, and nobody that after it; {eye.how_it_stands(job)}",
+        job=job,
+        held="what the hook has made quiet may be so still",
+        hint=f"`herder retry {job}`"
+        if known is not None and known.state is State.PARKED
+        else "the next run of its policy ends it; or run the lines of `hook.after` in it yourself, then `lxc config "
+        f"unset {found} {key}`",
     )
 
 

@@ -198,10 +198,14 @@ def _wrong_targets(number: int, policy: BackupPolicy) -> list[_Wrong]:
     ]
     if not any(each.archive for each in policy.targets):
         return twice
-    why = "is for remotes only: give the archive a policy of its own, without it"
-    has_hook = policy.hook.before or policy.hook.after
-    wrong: list[_Wrong] = [(("policies", number, "hook"), f"a hook {why}")] if has_hook else []
-    return [*twice, *wrong, *([(("policies", number, "limits", "rate"), f"a rate {why}")] if policy.rate else [])]
+    wrong: list[_Wrong] = []
+    if policy.hook.lines and any(each.remote for each in policy.targets):
+        what = "a hook is for remotes or for archives: give the archive a policy of its own, with the same hook"
+        wrong.append((("policies", number, "hook"), what))
+    if policy.rate:
+        what = "a rate is for remotes only: give the archive a policy of its own, without it"
+        wrong.append((("policies", number, "limits", "rate"), what))
+    return [*twice, *wrong]
 
 
 def _wrong_drill(number: int, policy: BackupPolicy) -> list[_Wrong]:

@@ -28,7 +28,7 @@ from common.domain.errors import (
     ServerUnreachable,
     TemporaryError,
 )
-from common.domain.itinerary import GIVE_BACK, GUARD_STALE, Slot, Step
+from common.domain.itinerary import GIVE_BACK_BACKUP, GUARD_STALE, Slot, Step
 from common.domain.job import GIVE_BACK_AFTER, Job, JobError, Kind, Outcome, State
 from common.logs import event
 from common.lxd import relay
@@ -140,7 +140,8 @@ class Runner:
             turned = job.cancelled()
             self._commit(claim, job, turned, None, keep=turned.phase is job.phase)
             return turned, turned.phase is not job.phase
-        if control == "pause" and not job.evidence and not job.is_committed and job.down_at is None:
+        is_at_rest = not job.evidence and not job.is_quiet and job.down_at is None
+        if control == "pause" and is_at_rest and not job.is_committed:
             paused = job.to(State.PAUSED, blocked_on="a person to resume it")
             self._commit(claim, job, paused, None)
             return paused, True
@@ -261,7 +262,7 @@ class Runner:
         return Outcome.retry(stored, retry_in=retry_delay(job.attempts), turns_back=turns_back)
 
     def _take_slots(self, job: Job) -> str:
-        limits = slots_of(job, job.current)
+        limits = [] if job.is_quiet else slots_of(job, job.current)
         full = self.jobs.acquire_slots(job.id, limits, SLOT_LEASE) if limits else ""
         remote, _, role = full.rpartition(":")
         if role == "first":
@@ -314,11 +315,14 @@ def _runnable(claim: Claim, now: datetime) -> Job:
 
 
 def needed_servers(job: Job) -> tuple[str, ...]:
-    """The servers without which the current step can do nothing. To give an instance back takes its source alone."""
+    """The servers without which the current step can do nothing.
+
+    To give an instance back, or to undo what a hook has made quiet in it, takes its source alone.
+    """
     if job.move.failover and job.step == GUARD_STALE:
         return (job.move.failover.remote,)
-    gives_back = job.step in {step.name for step in GIVE_BACK.steps}
-    return (job.move.source,) if gives_back else job.move.servers
+    gives_back = job.step in {step.name for step in GIVE_BACK_BACKUP.steps}
+    return (job.move.source,) if gives_back or job.is_quiet else job.move.servers
 
 
 def slots_of(job: Job, step: Step) -> list[tuple[str, int]]:

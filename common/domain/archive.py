@@ -42,7 +42,8 @@ class Manifest:
     """One export. ``size`` in bytes; ``fingerprint`` is that of the certificate of the server that it came from.
 
     ``config`` is the instance's own without what describes its last run, but with what makes it the machine that it is.
-    Of a generation ``policy`` and ``at`` name the run that has made it.
+    Of a generation ``policy`` and ``at`` name the run that has made it. If its policy has a hook, its file is that of a
+    clone of the snapshot ``of_snapshot``, which cannot be started: what the instance is, only this tells.
     """
 
     file: str
@@ -66,6 +67,7 @@ class Manifest:
     snapshots: tuple[str, ...] = ()
     policy: str = ""
     at: datetime | None = None
+    of_snapshot: str = ""
 
     @property
     def origin(self) -> str:

@@ -53,6 +53,11 @@ class Hook:
     after: tuple[str, ...] = ()
     timeout: timedelta = timedelta(minutes=1)
 
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """All of them; with none there is no hook."""
+        return (*self.before, *self.after)
+
 
 @dataclass(frozen=True, kw_only=True)
 class BackupOrder:

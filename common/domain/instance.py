@@ -37,6 +37,8 @@ FAILED_OVER_BY = "user.herder-failed-over-by"
 STALE_ROLE, STALE = "stale", "{}-stale-{}"
 #: By which cloud-init knows the machine, and the mark that remembers it: servers give a copy another one.
 INSTANCE_ID, INSTANCE_ID_MARK = "volatile.cloud-init.instance-id", f"{MARK_PREFIX}instance-id"
+#: The mark of an instance in which a hook before a snapshot has begun, and that after it has not ended: with the job.
+HOOK_MARK = "hook"
 #: On staging copies and generations: ``staging``, ``making`` or ``complete``.
 BACKUP_STATE = "user.herder-backup-state"
 

@@ -149,10 +149,10 @@ def _with_volumes(way: Itinerary, *volumes_first: tuple[str, str]) -> Itinerary:
     return _with_steps(way, steps)
 
 
-def _with_steps(way: Itinerary, before: Mapping[str, Step]) -> Itinerary:
-    """The same way, on which these steps about custom volumes come before those of the names."""
+def _with_steps(way: Itinerary, before: Mapping[str, Step], *, name: str = "") -> Itinerary:
+    """The same way, on which these steps, about custom volumes if no name is given, come before those of the names."""
     steps = tuple(s for step in way.steps for s in ((before[step.name], step) if step.name in before else (step,)))
-    return Itinerary(name=f"{way.name}_with_volumes", steps=steps)
+    return Itinerary(name=name or f"{way.name}_with_volumes", steps=steps)
 
 
 _COLD_WITH_VOLUMES = _with_volumes(COLD, ("final_volumes", "full_pass"))
@@ -227,11 +227,19 @@ ARCHIVE = Itinerary(
     ),
 )
 
+#: With a hook it is made of the run's snapshot, which is there in a moment, and so is what the hook has to undo.
+ARCHIVE_OF_SNAPSHOT = _with_steps(
+    ARCHIVE, {"make_backup": _step("take_snapshot", Phase.TRANSFER, Slot.TRANSFER)}, name="archive_of_snapshot"
+)
+
 #: An export that a person must look at leaves the server its room.
 GIVE_BACK_EXPORT = Itinerary(name="give_back_export", steps=(_step("drop_backup", Phase.UNDO),))
 UNDO_EXPORT = Itinerary(
     name="undo_export", steps=(_step("discard_export", Phase.UNDO), _step("drop_backup", Phase.UNDO))
 )
+_END_HOOK = _step("end_hook", Phase.UNDO)
+GIVE_BACK_ARCHIVE = Itinerary(name="give_back_archive", steps=(_END_HOOK, *GIVE_BACK_EXPORT.steps))
+UNDO_ARCHIVE = Itinerary(name="undo_archive", steps=(_END_HOOK, *UNDO_EXPORT.steps))
 GIVE_BACK_IMPORT = Itinerary(name="give_back_import", steps=(_step("discard_import", Phase.UNDO),))
 UNDO_IMPORT = Itinerary(name="undo_import", steps=(_step("discard_import", Phase.UNDO),))
 
@@ -359,7 +367,8 @@ HOME = {
 }
 
 #: The staging copy stays, for the next run; the snapshot on the source may be other targets' too, and is pruned later.
-UNDO_BACKUP = Itinerary(name="undo_backup", steps=(*GIVE_BACK.steps, _step("discard_generation", Phase.UNDO)))
+GIVE_BACK_BACKUP = Itinerary(name="give_back_backup", steps=(*GIVE_BACK.steps, _END_HOOK))
+UNDO_BACKUP = Itinerary(name="undo_backup", steps=(*GIVE_BACK_BACKUP.steps, _step("discard_generation", Phase.UNDO)))
 
 #: The instance at home may start again only after what was made here is gone.
 UNDO_FAILOVER = Itinerary(
@@ -376,12 +385,15 @@ GIVE_BACK_DRILL = Itinerary(name="give_back_drill", steps=(_step("drop_clone", P
 UNDO_DRILL = Itinerary(name="undo_drill", steps=(_step("drop_clone", Phase.UNDO),))
 
 #: The ways on which one side is an archive.
-WITH_ARCHIVE = (EXPORT, ARCHIVE, IMPORT, GIVE_BACK_EXPORT, UNDO_EXPORT, GIVE_BACK_IMPORT, UNDO_IMPORT)
+WITH_ARCHIVE = (
+    *(EXPORT, GIVE_BACK_EXPORT, UNDO_EXPORT, IMPORT, GIVE_BACK_IMPORT, UNDO_IMPORT),
+    *(ARCHIVE, ARCHIVE_OF_SNAPSHOT, GIVE_BACK_ARCHIVE, UNDO_ARCHIVE),
+)
 ITINERARIES = {
     itinerary.name: itinerary
     for itinerary in (
         *(WARM, COLD, *WITHIN_CLUSTER.values(), COPY, REFRESH, *WITH_VOLUMES.values()),
-        *(GIVE_BACK, UNDO, BRING_BACK, BACKUP, UNDO_BACKUP, *WITH_ARCHIVE),
+        *(GIVE_BACK, UNDO, BRING_BACK, BACKUP, GIVE_BACK_BACKUP, UNDO_BACKUP, *WITH_ARCHIVE),
         *(DRILL, GIVE_BACK_DRILL, UNDO_DRILL, FAILOVER, UNDO_FAILOVER, *HOME.values()),
         *(*VOLUME_WAYS.values(), GIVE_BACK_VOLUME, UNDO_VOLUME),
     )
@@ -402,14 +414,15 @@ FORWARD = {
 }
 GIVE_BACKS = dict.fromkeys(Method, GIVE_BACK) | {
     Method.EXPORT: GIVE_BACK_EXPORT,
-    Method.ARCHIVE: GIVE_BACK_EXPORT,
+    Method.ARCHIVE: GIVE_BACK_ARCHIVE,
     Method.IMPORT: GIVE_BACK_IMPORT,
+    Method.BACKUP: GIVE_BACK_BACKUP,
     Method.DRILL: GIVE_BACK_DRILL,
     **dict.fromkeys(VOLUME_WAYS, GIVE_BACK_VOLUME),
 }
 UNDOS = dict.fromkeys(Method, UNDO) | {
     Method.EXPORT: UNDO_EXPORT,
-    Method.ARCHIVE: UNDO_EXPORT,
+    Method.ARCHIVE: UNDO_ARCHIVE,
     Method.IMPORT: UNDO_IMPORT,
     Method.BACKUP: UNDO_BACKUP,
     Method.DRILL: UNDO_DRILL,
@@ -422,6 +435,8 @@ def forward_of(move: Move) -> Itinerary:
     """The way that a move goes."""
     if move.goes_home:
         return HOME[move.method, bool(move.volumes)]
+    if move.exports_clone:
+        return ARCHIVE_OF_SNAPSHOT
     if move.volumes and not move.is_of_volume:
         return WITH_VOLUMES[move.method]
     return (WITHIN_CLUSTER if move.is_within_cluster else FORWARD)[move.method]

@@ -301,6 +301,11 @@ class Job:
         """Whether the instance is down because of this job, which is still at work on it."""
         return self.down_at is not None and self.up_at is None and not self.has_ended
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether the lines before a backup's snapshot may have been run, and those after it not."""
+        return self.facts.get("quiet") is not None
+
     def _time(self, fact: str) -> datetime | None:
         return datetime.fromisoformat(self.facts[fact]) if self.facts.get(fact) else None
 

@@ -346,6 +346,16 @@ class Move:
         return self.order.generation_of(self.origin)
 
     @property
+    def exports_clone(self) -> bool:
+        """Whether what it exports is a clone of its run's snapshot, because that was made between hooks."""
+        return self.method is Method.ARCHIVE and self.backup is not None and bool(self.backup.hook.lines)
+
+    @property
+    def exported(self) -> str:
+        """The name, on the source, of that of which the backup file is made."""
+        return self.order.clone_of(self.origin, self.origin, self.target) if self.exports_clone else self.instance
+
+    @property
     def archive(self) -> str:
         """The archive that it exports to or imports from, ``""`` if both sides are servers."""
         return self.source if self.method is Method.IMPORT else self.target if self.method in _EXPORTS else ""

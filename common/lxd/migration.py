@@ -97,17 +97,19 @@ def clone_body(instance: Instance, *, name: str, config: Config) -> dict[str, An
     }
 
 
-def generation_body(name: str, *, of: Instance, config: Config, devices: Devices, snapshot: str = "") -> dict[str, Any]:
+def generation_body(
+    name: str, *, of: Instance, config: Config, devices: Devices, snapshot: str = "", profiles: Sequence[str] = ()
+) -> dict[str, Any]:
     """Body of a ``POST /1.0/instances`` that makes an instance of a snapshot of ``of`` on its own server.
 
-    It has no profiles. What config and devices do not say is as in the snapshot. Without one it is a clone of ``of``.
+    What config and devices do not say is as in the snapshot. Without one it is a clone of ``of``.
     """
     return {
         "name": name,
         "type": of.type,
         "architecture": of.architecture,
         "description": of.description,
-        "profiles": [],
+        "profiles": list(profiles),
         "config": dict(config),
         "devices": {device: dict(keys) for device, keys in devices.items()},
         "source": {"type": "copy", "source": f"{of.name}/{snapshot}".rstrip("/"), "project": of.project},

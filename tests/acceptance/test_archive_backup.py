@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from common.domain.itinerary import ARCHIVE
+from common.domain.itinerary import ARCHIVE, ARCHIVE_OF_SNAPSHOT
 from tests.acceptance import world
 from tests.acceptance.killed import Killed, around
 from tests.acceptance.shelf import backups, manifests
@@ -17,6 +17,15 @@ from tests.lab import LabServer
 pytestmark = pytest.mark.lab
 
 NIGHTS = ("2026-11-02T02:00", "2026-11-03T02:00")
+
+
+#: What a run of the last night leaves on the source of a policy with a hook.
+LAST = "herder-nightly-20261103-020000"
+#: Each hook leaves its word in a journal; what is quiet has a file.
+HOOK = {
+    "before": ["echo before >> /root/journal", "echo shh > /root/quiet", "date > /root/begun"],
+    "after": ["rm -f /root/quiet", "echo after >> /root/journal"],
+}
 
 
 def a_policy_file(home: Path, *targets: dict[str, Any], **more: Any) -> Path:
@@ -129,3 +138,74 @@ def test_workers_that_die_at_every_step_leave_a_whole_generation(s1: LabServer, 
     assert (manifest["at"], world.checksum(made)) == (f"{NIGHTS[1]}:00Z", manifest["sha256"])
     assert {each.name for each in shelf.iterdir()} == {made.name, made.with_suffix(".json").name}
     assert backups(s1, "web") == []
+
+
+def journal(server: LabServer, name: str) -> list[str]:
+    """What the hooks have left in an instance."""
+    return (world.rootfs(server, name) / "root/journal").read_text().split()
+
+
+def test_what_a_hook_has_made_quiet_is_quiet_in_the_archive_and_for_no_longer_than_a_snapshot_takes(
+    s1: LabServer, s2: LabServer, user: Herder, shelf: Path
+) -> None:
+    """What runs is asked, what is stopped is not. It comes back as it was, with its cards and keys, and can start."""
+    file = a_policy_file(user.home, {"archive": str(shelf), "compression": "gzip"}, hook=HOOK, keep={"last": 1})
+    card = {"type": "nic", "nictype": "p2p", "name": "eth1"}
+    config = {"user.owner": "ann", "boot.autostart": "true"}
+    world.make(s1, Wish(name="web", config=config, devices={"card": card}))
+    world.make(s1, Wish(name="idle", is_started=False))
+    world.fill(s1, "web", 48)
+    was = world.get(s1, "web")
+
+    for night in NIGHTS:
+        user.run("backup", "run", str(file), "--at", night, "--json").ended(DONE)
+
+    assert journal(s1, "web") == ["before", "after"] * 2
+    begun, over = ((world.rootfs(s1, "web") / "root" / each).stat().st_mtime for each in ("begun", "journal"))
+    assert over - begun < (shelf.stat().st_mtime - over) / 2
+    assert not (world.rootfs(s1, "web") / "root/quiet").exists()
+    assert sorted(world.traces(s1)) == [f"snapshot {LAST} of s1:{name}" for name in ("idle", "web")]
+    assert len(world.listing(s1)) == 2
+    assert {each["of_snapshot"] for each in manifests(shelf)} == {LAST}
+
+    user.run("backup", "restore", "s1:web", "--from", str(shelf), "--as", "beside", "--yes").ended(DONE)
+    beside = world.get(s1, "beside")
+    assert (world.rootfs(s1, "beside") / "root/quiet").read_text() == "shh\n"
+    assert journal(s1, "beside")[-1] == "before"
+    assert (beside["devices"], beside["profiles"]) == (was["devices"], was["profiles"])
+    assert beside["config"].get("volatile.eth0.hwaddr") != was["config"]["volatile.eth0.hwaddr"]
+    assert {key: beside["config"][key] for key in config} == config
+    world.start(s1, "beside")
+
+    user.run("backup", "restore", "s1:web", "--from", str(shelf), "--to", "s2:", "--keep-addresses", "--yes").ended(
+        DONE
+    )
+    now = world.get(s2, "web")
+    same = [key for key in was["config"] if key.endswith(".hwaddr") or key == "volatile.uuid"]
+    assert {key: now["config"].get(key) for key in same} == {key: was["config"][key] for key in same}
+    assert [key for key in now["config"] if key.startswith("user.herder")] == []
+    assert now["devices"] == was["devices"]
+
+
+@pytest.mark.exhaustive
+def test_workers_that_die_at_every_step_leave_what_a_hook_has_made_quiet_as_it_was(
+    d1: LabServer, killed: Killed, shelf: Path
+) -> None:
+    """On a dir pool, whose snapshots are copies: the hook after always follows, and the file is of between the two."""
+    world.make(d1, Wish(name="web"))
+    world.fill(d1, "web", 3)
+    file = a_policy_file(killed.herder.home, {"archive": str(shelf)}, hook=HOOK, select={"source": "d1"})
+    run = killed.begins("backup", "run", str(file), "--at", NIGHTS[1], "--json")
+    blows = around(ARCHIVE_OF_SNAPSHOT)
+    at = blows.index(("after", "take_snapshot"))
+    blows[at:at] = [("last-look", "take_snapshot", "2")] * 4
+    killed.strike(*blows)
+    killed.ends(run, DONE)
+    assert journal(d1, "web")[-1] == "after"
+    assert not (world.rootfs(d1, "web") / "root/quiet").exists()
+    assert world.traces(d1) == [f"snapshot {LAST} of d1:web"]
+    assert len(world.listing(d1)) == 1
+    restore = killed.begins("backup", "restore", "d1:web", "--from", str(shelf), "--as", "back", "--yes", "--json")
+    killed.ends(restore, DONE)
+    assert (world.rootfs(d1, "back") / "root/quiet").exists()
+    assert journal(d1, "back")[-1] == "before"

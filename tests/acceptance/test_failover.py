@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from common.domain.itinerary import FAILOVER, HOME, UNDO_FAILOVER
+from common.domain.itinerary import FAILOVER, GUARD_STALE, HOME, UNDO_FAILOVER
+from common.domain.job import State
 from common.domain.plan import Method
 from tests.acceptance import world
 from tests.acceptance.killed import Killed, around
 from tests.acceptance.nights import Nights
-from tests.acceptance.story import DONE, INPUT, NOT_ALL, UNREACHABLE, Herder
+from tests.acceptance.story import DONE, INPUT, NOT_ALL, UNREACHABLE, Herder, worker
 from tests.acceptance.watcher import NeverTwice
 from tests.acceptance.world import Tree, Wish
 from tests.lab import LabServer, host
@@ -160,6 +161,53 @@ def test_workers_that_die_at_every_step_of_a_failover_and_of_the_way_home_are_ca
         one.strike(*((moment, step.name) for step in HOME[Method.WARM, False].steps))
         (report,) = one.ends(homing, DONE)
     assert (world.status(s1, "web"), data(s1), data(s2)) == ("Running", "of s2", "of s2")
+    assert data(s1, f"web-stale-{report['jobs'][0]['job']}") == "of the day"
+    world.assert_cannot_start(s2, "web")
+
+
+@pytest.mark.exhaustive
+def test_workers_that_die_while_home_is_silent_leave_its_guard_to_the_next_one(
+    s1: LabServer, s2: LabServer, one: Killed
+) -> None:
+    """At every step without home, and while they wait for it; home is back, and runs, when nobody is at work."""
+    cut_power(s1)
+    failover = one.begins(*FAIL_OVER, "--source-is-down")
+    blows = [blow for blow in around(FAILOVER) if FAILOVER.index(blow[1]) < FAILOVER.index(GUARD_STALE)]
+    one.strike(*blows, ("before", GUARD_STALE))
+    assert (world.status(s2, "web"), data(s2)) == ("Running", "of the night")
+    watching = worker(one.herder, log=one.herder.home / "watching.log")
+    host.wait_until("the watch to be told", lambda: _is_watched(one.herder, "web"), seconds=60)
+    watching.kill()
+    watching.wait()
+
+    s1.start()
+    host.wait_until("web to run at home", lambda: world.status(s1, "web") == "Running", seconds=60)
+    one.ends(failover, DONE)
+    (job,) = one.herder.jobs()
+    assert job.state is State.DONE
+    assert (world.status(s2, "web"), data(s2), world.status(s1, "web")) == ("Running", "of the night", "Stopped")
+    world.assert_cannot_start(s1, "web")
+    assert (world.rootfs(s1, "web", snapshot=f"failover-{job.id}") / "root/data").read_text() == "of the day"
+
+
+@pytest.mark.exhaustive
+@pytest.mark.incus_too
+def test_what_is_stopped_at_home_fails_over_and_comes_home(
+    s1: LabServer, s2: LabServer, herder: Herder, home: Path
+) -> None:
+    """Warm, and never do both run."""
+    world.make(s1, Wish(name="web", files={"/root/data": "of the night"}))
+    (home / "policies.yaml").write_text(POLICIES)
+    herder.run("backup", "run", "policies.yaml", "--json").ended(DONE)
+    world.write(s1, "web", "/root/data", "of the day")
+    world.stop(s1, "web")
+    with NeverTwice(s1, s2):
+        herder.run(*FAIL_OVER).ended(DONE)
+        assert (world.status(s2, "web"), data(s2)) == ("Running", "of the night")
+        world.write(s2, "web", "/root/data", "of s2")
+        (report,) = herder.run(*GO_HOME).ended(DONE).json
+    assert [job["method"] for job in report["jobs"]] == ["warm"]
+    assert (world.status(s1, "web"), data(s1)) == ("Running", "of s2")
     assert data(s1, f"web-stale-{report['jobs'][0]['job']}") == "of the day"
     world.assert_cannot_start(s2, "web")
 

@@ -10,19 +10,25 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from tempfile import TemporaryDirectory
 from typing import Any
 from unittest import mock
 
 import redis
 
 import workers.runner
+from common.domain.generation import Hook
 from common.domain.itinerary import (
+    ARCHIVE_OF_SNAPSHOT,
     FAILOVER,
     FORWARD,
+    GIVE_BACK_ARCHIVE,
+    GIVE_BACK_BACKUP,
     GIVE_BACK_DRILL,
     GIVE_BACK_VOLUME,
     HOME,
     ITINERARIES,
+    UNDO_ARCHIVE,
     UNDO_BACKUP,
     UNDO_DRILL,
     UNDO_FAILOVER,
@@ -42,18 +48,19 @@ from tests.campaign.outages import Copy
 from tests.campaign.scenario import Box, Machine, Scenario, Server
 from tests.campaign.shelves import boxes_before, check_boxes
 from tests.campaign.trial import Person, build, story
-from tests.campaign.vault import check_backups, check_drills
+from tests.campaign.vault import check_archive, check_backups, check_drills
 from tests.campaign.worker import Worker
 from tests.campaign.world import Restless, World, virtual_waits
 from tests.simulator import Guest
 from workers.steps.registry import STEPS
 
-#: The simulator has no clusters and no backups: workers that need them are killed on real servers. A failover and the
-#: way home are one story, which ``test_failovers`` has.
+#: The simulator has no clusters, and of backups of instances those that are made between hooks: workers that need the
+#: others are killed on real servers. A failover and the way home are one story, which ``test_failovers`` has.
+_BETWEEN_HOOKS = (ARCHIVE_OF_SNAPSHOT, GIVE_BACK_ARCHIVE, UNDO_ARCHIVE)
 PLAYED = tuple(
     each
     for each in ITINERARIES.values()
-    if each not in (*WITHIN_CLUSTER.values(), *WITH_ARCHIVE, *HOME.values())
+    if each not in (*WITHIN_CLUSTER.values(), *(set(WITH_ARCHIVE) - set(_BETWEEN_HOOKS)), *HOME.values())
     and each.name.removesuffix("_with_volumes") not in (FAILOVER.name, UNDO_FAILOVER.name)
 )
 #: Where a job that is on its way forward is turned back: its source is stopped and guarded, its copy is not complete.
@@ -62,10 +69,14 @@ _VOLUME_TURNED_AT = "send_volume"
 _WAYS_OF_VOLUMES = (*VOLUME_WAYS.values(), GIVE_BACK_VOLUME, UNDO_VOLUME)
 #: The same of a backup: its staging copy has arrived, and its generation is not made.
 _BACKUP_TURNED_AT = "make_generation"
+#: Of one in an archive: its file is there, and does not count yet.
+_ARCHIVE_TURNED_AT = "verify_export"
 #: Of a drill: its clone runs.
 _DRILL_TURNED_AT = "prove_clone"
 _LEASE_IS_OVER = 16.0
 _JOB = "p1-1"
+#: What each backup runs in its instance.
+_HOOK = Hook(before=("be quiet",), after=("go on",))
 
 
 @dataclass(frozen=True)
@@ -140,8 +151,12 @@ class _Run:
         self._dies_at, self._back_to, self._cancels = dies_at, back_to, cancels
         self._stalls, self._asks_at, self._is_forgotten = stalls, asks_at, is_forgotten
         self._kept: Copy | None = None
-        self._is_on_it = itinerary in (*FORWARD.values(), *WITH_VOLUMES.values())
+        self._is_on_it = itinerary in (*FORWARD.values(), *WITH_VOLUMES.values(), ARCHIVE_OF_SNAPSHOT)
+        self._archive = TemporaryDirectory()
         self._scenario = _scenario(itinerary, retire, mode, proof, product)
+        if itinerary in _BETWEEN_HOOKS:
+            archived = tuple(replace(each, target=self._archive.name) for each in self._scenario.machines)
+            self._scenario = replace(self._scenario, machines=archived)
         self._person = Person(self.world)
         self._subject = _subject(self._scenario)
 
@@ -163,13 +178,19 @@ class _Run:
         endings = self._person.endings()
         found = check(world.fleet, were, endings) + check_boxes(world.fleet, boxes, endings) + world.protests
         for machine in self._scenario.machines:
-            if machine.nights:
+            if machine.method is Method.ARCHIVE:
+                found += check_archive(world.fleet, machine, [ending.state for ending in endings])
+            elif machine.nights:
                 found += check_backups(world.fleet, machine, self._person.states(machine), forgets=False)
             if machine.method is Method.DRILL:
                 found += check_drills(world.fleet, machine, self._person.states(machine))
             if machine.proof == "false":
                 return found + [f"the drill is {e.state}: {e.why}" for e in endings if "exit code 1" not in e.why]
         return found + [f"{e.instance} is parked: {e.why}" for e in endings if e.state == "parked"]
+
+    def close(self) -> None:
+        """Its archive goes."""
+        self._archive.cleanup()
 
     def _go(self) -> None:
         if not self._is_on_it:
@@ -203,7 +224,9 @@ class _Run:
             return _VOLUME_TURNED_AT
         if self.itinerary in (GIVE_BACK_DRILL, UNDO_DRILL):
             return _DRILL_TURNED_AT
-        return _BACKUP_TURNED_AT if self.itinerary is UNDO_BACKUP else _TURNED_AT
+        if self.itinerary in (GIVE_BACK_ARCHIVE, UNDO_ARCHIVE):
+            return _ARCHIVE_TURNED_AT
+        return _BACKUP_TURNED_AT if self.itinerary in (GIVE_BACK_BACKUP, UNDO_BACKUP) else _TURNED_AT
 
     def _run_to(self, step: str) -> None:
         """Its worker dies when it has begun the pass that this step makes, and nobody is there until the lease ends."""
@@ -335,13 +358,16 @@ def _staged(run: _Run) -> Iterator[None]:
         stack.enter_context(virtual_waits(run.world))
         stack.enter_context(mock.patch.object(workers.runner, "STEPS", _Steps(run)))
         stack.callback(run.world.close)
+        stack.callback(run.close)
         yield
 
 
 def _scenario(itinerary: Itinerary, retire: Retire, mode: Mode, proof: str, product: str) -> Scenario:
     # Of two methods that go the same way, such as cold and stateful, the first one is played.
     ways = [pair for ways in (FORWARD, WITH_VOLUMES) for pair in ways.items()]
-    methods = {way.name: method for method, way in reversed(ways)} | {UNDO_BACKUP.name: Method.BACKUP}
+    methods = {way.name: method for method, way in reversed(ways)}
+    methods |= dict.fromkeys((GIVE_BACK_BACKUP.name, UNDO_BACKUP.name), Method.BACKUP)
+    methods |= dict.fromkeys((way.name for way in _BETWEEN_HOOKS), Method.ARCHIVE)
     methods |= dict.fromkeys((GIVE_BACK_DRILL.name, UNDO_DRILL.name), Method.DRILL)
     servers = (Server("s1", "btrfs", 60e6), Server("s2", "btrfs", 60e6, product))
     if itinerary in _WAYS_OF_VOLUMES:
@@ -349,13 +375,13 @@ def _scenario(itinerary: Itinerary, retire: Retire, mode: Mode, proof: str, prod
         box = Box(name="box1", source="s1", target="s2", mib=20, method=method, retire=retire, mode=mode)
         return Scenario(1, servers, (), (timedelta(0),), Limits(), boxes=(box,))
     method = methods.get(itinerary.name, Method.WARM)
-    is_backup = method is Method.BACKUP
-    is_bare = itinerary in (*FORWARD.values(), UNDO_BACKUP, GIVE_BACK_DRILL)
+    is_backup = method in (Method.BACKUP, Method.ARCHIVE)
+    is_bare = itinerary in (*FORWARD.values(), *_BETWEEN_HOOKS, GIVE_BACK_BACKUP, UNDO_BACKUP, GIVE_BACK_DRILL)
     machine = Machine(
         name="c1", source="s1", target="s2", runs=True, mib=20, guest=Guest(writes_per_second=5.0), snapshots=1,
         autostart="true", method=method, retire=retire, after_grace=AfterGrace.FORCE, mode=mode,
         volumes=int(not is_bare), nights=int(is_backup), keeps=int(is_backup),
-        proof=proof,
+        hook=_HOOK if is_backup else Hook(), proof=proof,
     )  # fmt: skip
     return Scenario(1, servers, (machine,), (timedelta(0),), Limits())
 

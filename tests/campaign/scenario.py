@@ -4,7 +4,7 @@ import random
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
-from common.domain.generation import BackupOrder, origin
+from common.domain.generation import BackupOrder, Hook, origin
 from common.domain.plan import AfterGrace, Limits, Method, Mode, Policy, Retire
 from common.domain.retention import Retention
 from tests.simulator import Guest
@@ -42,12 +42,14 @@ class Machine:
     volumes: int = 0
     nights: int = 0  # runs of a backup, ``gap`` seconds apart
     gap: float = 0.0
+    run_by: str = "nightly"  # the name of the policy of its backups
     keeps: int = 0  # generations that its policy keeps on the target; 0: all
+    hook: Hook = field(default_factory=Hook)  # of its backups
     proof: str = "true"  # the command of its drill
 
     @property
     def is_copied(self) -> bool:
-        return self.method in (Method.COPY, Method.REFRESH, Method.BACKUP, Method.DRILL)
+        return self.method in (Method.COPY, Method.REFRESH, Method.BACKUP, Method.ARCHIVE, Method.DRILL)
 
     @property
     def origin(self) -> str:
@@ -56,7 +58,7 @@ class Machine:
     def order(self, night: int) -> BackupOrder:
         """Of the run of a night; night -1 was before the trial began."""
         at = datetime(2025, 6, 1, tzinfo=UTC) + timedelta(days=night)
-        return BackupOrder(policy="nightly", at=at, keep_on_target=Retention(last=self.keeps))
+        return BackupOrder(policy=self.run_by, at=at, keep_on_target=Retention(last=self.keeps), hook=self.hook)
 
     @property
     def orders(self) -> tuple[BackupOrder, ...]:

@@ -22,6 +22,7 @@ from common.domain.plan import Method, Overrides, Policy, Request, Retire, Selec
 from common.lxd.client import LxdClient
 from common.lxd.survey import survey
 from producer import control, recover
+from producer.archiving import plan_export
 from producer.drilling import Terms, plan_drills, request_for
 from producer.planner import make_plan
 from producer.submit import submit
@@ -201,8 +202,8 @@ class Person:
 
     def submit(self, plan_id: str, machine: Machine, scenario: Scenario, night: int = 0) -> None:
         """Plan the move of one machine and have it begin."""
-        if machine.method is Method.DRILL:
-            self._submit_drill(plan_id, machine)
+        if machine.method in (Method.DRILL, Method.ARCHIVE):
+            (self._submit_drill if machine.method is Method.DRILL else self._submit_archive)(plan_id, machine)
             return
         request = Request(
             name=plan_id,
@@ -227,6 +228,22 @@ class Person:
             is_copy=machine.is_copied,
             is_backup=machine.nights > 0,
         )
+        submit(plan, self._world.store)
+
+    def _submit_archive(self, plan_id: str, machine: Machine) -> None:
+        seen = survey(self._world.client_of(machine.source), projects=("default",))
+        wanted = [each for each in seen.instances if each.name == machine.name]
+        request = Request(
+            name=plan_id,
+            select=Selection(source=machine.source, instances=(machine.name,)),
+            policy=Policy(method=Method.ARCHIVE),
+            overrides=Overrides(instance_only=True),
+            archive=machine.target,
+            backup=machine.order(0),
+        )
+        fleet = Seen(seen_at=self._world.clock.moment(), servers={machine.source: seen})
+        plan = plan_export(request, wanted, fleet, None, {("default", machine.name): (0, 0)}, plan_id=plan_id)
+        assert plan.moves, plan.refusals
         submit(plan, self._world.store)
 
     def _submit_drill(self, plan_id: str, machine: Machine) -> None:

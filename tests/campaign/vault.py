@@ -7,6 +7,7 @@ how each ended.
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from common.domain.drill import Drill
 from tests.campaign.scenario import Machine
@@ -67,7 +68,7 @@ def _keep(fleet: Fleet, machine: Machine) -> dict[str, object]:
 
 def check_backups(fleet: Fleet, machine: Machine, states: Mapping[str, str], *, forgets: bool) -> list[str]:
     """The newest complete generation is never harmed, and each has the data of its night's snapshot."""
-    found = list(_check_removals(fleet, machine))
+    found = [*_check_removals(fleet, machine), *check_hooks(fleet, machine)]
     there = {each.name: each for each in fleet.servers[machine.target].instances.values() if _is_of(each, machine)}
     complete = {name: each for name, each in there.items() if each.config[_STATE] == "complete"}
     if not complete:
@@ -90,6 +91,28 @@ def check_backups(fleet: Fleet, machine: Machine, states: Mapping[str, str], *, 
         staging = [each for each in there.values() if each.config[_STATE] == "staging"]
         found += [f"{each.name} is still held by {each.config[f'{_MARK}job']}" for each in staging if _is_held(each)]
     return found
+
+
+def check_archive(fleet: Fleet, machine: Machine, states: list[str]) -> list[str]:
+    """A file that counts has the data of the run's snapshot; nothing but that snapshot is left on the source."""
+    found, server = list(check_hooks(fleet, machine)), fleet.servers[machine.source]
+    folder = Path(machine.target)
+    there = sorted(each.name for each in folder.iterdir())
+    counted = [json.loads((folder / name).read_text()) for name in there if name.endswith(".json")]
+    if not counted and ("done" in states or there):
+        found.append(f"the job is {states}, and the archive has {there}")
+    (order,) = machine.orders
+    taken = server.instances["default", machine.name].snapshots.get(order.snapshot)
+    for manifest in counted:
+        inside = fleet.kept(int((folder / manifest["file"]).read_text()))
+        if taken is None or inside.data is None or inside.data.torn or inside.data != taken.data:
+            found.append(f"{manifest['file']} has {inside.data}, and its snapshot {taken and taken.data}")
+        told = [key for key in manifest["config"] if key.startswith("user.herder")]
+        found += [f"{manifest['file']} tells of {told}"] if told else []
+    left = [name for _, name in server.instances if name != machine.name]
+    found += [f"{name} is left on {server.name}" for name in left]
+    has_backups = server.instances["default", machine.name].backups
+    return [*found, *([f"{machine.name} has backups: {[*has_backups]}"] if has_backups else [])]
 
 
 def check_drills(fleet: Fleet, machine: Machine, states: Mapping[str, str]) -> list[str]:
@@ -177,6 +200,24 @@ def _check_left_volumes(fleet: Fleet, machine: Machine, moments: set[str]) -> It
                 yield f"what was sent in place of a volume is left, {volume.name}"
             elif volume.config[_AT] not in moments:
                 yield f"{volume.name} is left of a generation that is not there"
+
+
+def check_hooks(fleet: Fleet, machine: Machine) -> Iterator[str]:
+    """Each snapshot of a run was made when its instance was quiet, and in the end none is."""
+    if not machine.hook.lines:
+        return
+    lines = {"\n".join(machine.hook.before): True, "\n".join(machine.hook.after): False}
+    is_quiet, snapshots = False, {order.snapshot for order in machine.orders}
+    for entry in fleet.servers[machine.source].history.of(machine.name, "executed", "snapshot-created"):
+        if entry.kind == "executed":
+            is_quiet = lines[entry.detail["command"][-1]]
+        elif entry.detail["snapshot"] in snapshots and not is_quiet:
+            yield f"{entry.detail['snapshot']} was made when {machine.name} was not quiet, at {entry.at:.2f} s"
+    source = fleet.servers[machine.source].instances["default", machine.name]
+    if is_quiet:
+        yield f"{machine.name} was left quiet"
+    if f"{_MARK}hook" in source.config:
+        yield f"{machine.name} still says that it is quiet"
 
 
 def _check_removals(fleet: Fleet, machine: Machine) -> Iterator[str]:

@@ -196,7 +196,7 @@ def _redeemed(server: "Server", password: str) -> frozenset[str] | None:
 
 @router.on("POST", "instances/*/exec")
 def execute(server: "Server", request: Request, name: str) -> Response:
-    """The few commands that the guests know: ``true``, ``false``, and a shell's ``exit``; of others, 127."""
+    """The few commands that the guests know: ``true``, ``false``, and a shell's lines with ``exit``; of others, 127."""
     instance = server.instance(request.project, name)
     if instance.status != "Running":
         raise Refused(400, "Instance is not running")
@@ -206,6 +206,7 @@ def execute(server: "Server", request: Request, name: str) -> Response:
 
     def done() -> None:
         operation.metadata = {"return": code}
+        server.note("executed", instance, command=command)
         server.operations.end(operation)
 
     server.later(0.05, done)
@@ -216,8 +217,9 @@ def _exit_code(command: list[str], environment: Json) -> int:
     known = {"true": 0, "sync": 0, "false": 1}
     if command[:1] and command[0] in known:
         return known[command[0]]
-    found = _EXIT.search(command[2]) if command[:2] == ["sh", "-c"] and len(command) > 2 else None
+    is_shell = command[:1] == ["sh"] and command[1:2] in (["-c"], ["-ec"])
+    found = _EXIT.search(command[2]) if is_shell and len(command) > 2 else None
     if found is None:
-        return 0 if command[:2] == ["sh", "-c"] else 127
+        return 0 if is_shell else 127
     word = found[1]
     return int(environment.get(word[1:], 0)) if word.startswith("$") else int(word)

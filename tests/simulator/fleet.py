@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tests.simulator import daemon, endpoints, instances, profiles, snapshots, states, storage, volumes
+from tests.simulator import backups, daemon, endpoints, instances, profiles, snapshots, states, storage, volumes
 from tests.simulator.certificates import Identity, made_up
 from tests.simulator.clock import Clock, VirtualClock
 from tests.simulator.faults import Broken, Fault, Faults, Way
@@ -20,7 +20,18 @@ from tests.simulator.server import Server
 if TYPE_CHECKING:
     from tests.simulator.wire import Wire
 
-__all__ = ["Fleet", "daemon", "endpoints", "instances", "profiles", "snapshots", "states", "storage", "volumes"]
+__all__ = [
+    "Fleet",
+    "backups",
+    "daemon",
+    "endpoints",
+    "instances",
+    "profiles",
+    "snapshots",
+    "states",
+    "storage",
+    "volumes",
+]
 
 GIB = 1024**3
 #: Who asks if a request does not say otherwise; every server trusts it.
@@ -42,7 +53,7 @@ class Fleet:
         self.requests = 0
         self._random = random.Random(seed)
         #: What backups of volumes hold; their files tell only its number.
-        self._backed_up: list[Volume] = []
+        self._backed_up: list[Instance | Volume] = []
         #: Names of servers: the first cannot reach the second.
         self.walls: set[tuple[str, str]] = set()
         self._by_address: dict[str, Server | Wire] = {}
@@ -222,12 +233,12 @@ class Fleet:
         is_open = server.is_up and (dialler.name, server.name) not in self.walls
         return (server if is_open else None), wire
 
-    def keep(self, content: Volume) -> int:
+    def keep(self, content: Instance | Volume) -> int:
         """The number of what a backup holds."""
         self._backed_up.append(content)
         return len(self._backed_up) - 1
 
-    def kept(self, number: int) -> Volume:
+    def kept(self, number: int) -> Instance | Volume:
         """What the backup of this number holds."""
         return self._backed_up[number]
 

@@ -15,6 +15,7 @@ class Entry:
     ``started`` ``stopped``                    its processes, with the ``token`` of its data at that moment, and by name
                                                those of the ``volumes`` that it attaches
     ``frozen`` ``unfrozen`` ``written``
+    ``executed``                               a ``command`` in it has ended
     ``received``                               data have arrived, ``token``; ``refresh``; ``torn`` if only a part
     ``configured``                             its ``config``, ``devices`` or ``profiles`` after a change
     ``snapshot-created`` ``snapshot-deleted``

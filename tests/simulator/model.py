@@ -93,6 +93,8 @@ class Instance:
     #: Whether its daemon died while it exchanged the volume for a refreshed one.
     has_lost_root: bool = False
     wrote_at: float = 0.0
+    #: Where the fleet keeps what a backup holds; None for one that is being made, or never was finished.
+    backups: dict[str, int | None] = field(default_factory=dict)
 
     @property
     def is_alive(self) -> bool:

@@ -79,6 +79,7 @@ def restore(server: "Server", request: Request, pool: str) -> Response:
     if not body.isdigit():
         raise Refused(400, "Error starting unpack: Unexpected EOF in archive")
     content = server.fleet.kept(int(body))
+    assert isinstance(content, Volume)
     name = request.headers.get("x-incus-name" if server.product == "incus" else "x-lxd-name") or content.name
     volume = Volume(
         name,

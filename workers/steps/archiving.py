@@ -12,6 +12,7 @@ from common.domain.job import Kind, Outcome
 from common.domain.retention import retain
 from workers.steps.context import Context
 from workers.steps.exporting import is_exported, is_there, manifest_of, stream_backup
+from workers.steps.generations import prune_snapshots
 from workers.steps.streams import CancelledMeanwhile, kept_alive, permit, wait_for_permit
 
 #: By then the backup on the server has expired too, and whoever still wants to finish this makes another one.
@@ -41,7 +42,13 @@ def verify_export(ctx: Context) -> Outcome:
 
 
 def prune_archive(ctx: Context) -> Outcome:
-    """What the policy does not keep goes: its generations in the archive, and files that never became one."""
+    """What the policy does not keep goes: its generations in the archive, and files that never became one.
+
+    So do snapshots on the source, if backups are made of them.
+    """
+    waiting = prune_snapshots(ctx) if ctx.move.exports_clone else None
+    if waiting is not None:
+        return waiting
     if "removing" in ctx.job.evidence:
         _remove(ctx, ctx.job.evidence["removing"])
     order = ctx.move.order

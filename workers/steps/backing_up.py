@@ -22,7 +22,7 @@ from workers.steps.backed_volumes import instance_snapshots, snapshot_volumes
 from workers.steps.context import Context
 from workers.steps.copies import find_operation
 from workers.steps.copying import RefreshImpossible, is_received, run_pass, thaw
-from workers.steps.hooks import run_hook
+from workers.steps.hooks import end_quiet, inherit_quiet, is_quiet, make_quiet
 from workers.steps.marks import mark
 from workers.steps.repair import drop_newest_snapshot, is_beyond_repair
 
@@ -45,11 +45,9 @@ def take_snapshot(ctx: Context) -> Outcome:
         else:
             if waiting is not None:
                 return waiting
-    if ctx.job.facts.get("hooked"):
-        after = run_hook(ctx, "after", ctx.move.order.hook.after)
-        if after is not None:
-            return after
-        ctx.note(hooked=False)
+    ending = end_quiet(ctx)
+    if ending is not None:
+        return ending
     if failure:
         ctx.forget("failure")
         raise TransferFailed(failure)
@@ -60,11 +58,11 @@ def _make_snapshot(ctx: Context) -> Outcome | None:
     """None when it is there and finished. Raises TransferFailed."""
     name, known = ctx.move.order.snapshot, ctx.job.evidence
     if not known.keys() & {"before", "snapshot"} and name in instance_snapshots(ctx):
-        return _wait_for_another(ctx) or _drop_if_broken(ctx)
+        return _wait_for_another(ctx) or _drop_if_broken(ctx) or inherit_quiet(ctx)
     source = ctx.source_instance()
     waiting = thaw(ctx, source)
     if waiting is None and "snapshot" not in known:
-        waiting = _prepare(ctx, source) or snapshot_volumes(ctx)
+        waiting = make_quiet(ctx, source) or snapshot_volumes(ctx)
     if waiting is not None:
         return waiting
     try:
@@ -99,17 +97,11 @@ def _drop_if_broken(ctx: Context) -> Outcome | None:
     return None
 
 
-def _prepare(ctx: Context, source: Instance) -> Outcome | None:
-    """The hook before has ended. What it has done is taken back after the snapshot, whoever carries on."""
-    if ctx.job.evidence.get("prepared") or not source.is_running:
-        return None
-    hook = ctx.move.order.hook
-    if (hook.before or hook.after) and not ctx.job.facts.get("hooked"):
-        ctx.note(hooked=True)
-    waiting = run_hook(ctx, "before", hook.before)
-    if waiting is None:
-        ctx.note(evidence={"prepared": True})
-    return waiting
+def end_hook(ctx: Context) -> Outcome:
+    """On the way back: no snapshot is being made any more, and what the hook before it has done is undone."""
+    if not is_quiet(ctx):
+        return Outcome.completed()
+    return _wait_for_another(ctx) or end_quiet(ctx) or Outcome.completed()
 
 
 def _wait_for_another(ctx: Context) -> Outcome | None:

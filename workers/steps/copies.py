@@ -11,8 +11,10 @@ from workers.steps.context import Context
 
 #: What a server says if a name is taken.
 IS_THERE = "already exists"
+#: What a server calls a command that runs inside an instance.
+COMMAND = "Executing command"
 #: Operations of people at work inside an instance; they do not stand in the way.
-_HARMLESS = frozenset({"Executing command", "Showing console"})
+_HARMLESS = frozenset({COMMAND, "Showing console"})
 
 
 def find_operation(operations: tuple[Operation, ...], name: str) -> Operation | None:

@@ -15,6 +15,7 @@ from common.domain.operation import Operation
 from common.domain.units import render_size
 from common.lxd import tls
 from workers.steps.context import Context
+from workers.steps.exported_clone import drop_clone_of_snapshot, exported_snapshot, make_clone
 from workers.steps.streams import CancelledMeanwhile, kept_alive, permit, sent, wait_for_permit
 
 #: Should nobody ever come back to this job, its backup does not fill the server for ever.
@@ -53,7 +54,8 @@ def make_backup(ctx: Context) -> Outcome:
     if is_exported(ctx) or is_there(ctx):
         return Outcome.completed()
     if "backup" not in ctx.job.evidence:
-        in_the_way = _clear_the_way(ctx) or _wait_for_room(ctx)
+        in_the_way = make_clone(ctx) if ctx.move.exports_clone else None
+        in_the_way = in_the_way or _clear_the_way(ctx) or _wait_for_room(ctx)
         if in_the_way is not None:
             return in_the_way
         ctx.note(described=_described(ctx))
@@ -61,7 +63,7 @@ def make_backup(ctx: Context) -> Outcome:
         "backup",
         lambda: ctx.on_source(
             ctx.source.create_backup(
-                ctx.move.instance,
+                ctx.move.exported,
                 backup_name(ctx),
                 expires_at=ctx.now() + _EXPIRES_AFTER,
                 instance_only=ctx.move.overrides.instance_only,
@@ -78,6 +80,8 @@ def make_backup(ctx: Context) -> Outcome:
     if ended is None:
         # The server has forgotten how it ended; what is there is cleared away, and a new one made.
         return Outcome.again(evidence=ctx.job.evidence)
+    if ended.succeeded and ctx.move.exports_clone:
+        return Outcome.completed()
     if ended.succeeded:
         return Outcome.completed(described=_unchanged(ctx.job.facts["described"], _described(ctx)))
     if _FULL in ended.error.lower():
@@ -103,7 +107,7 @@ def _being_made(ctx: Context) -> Operation | None:
         paths = operation.resources.get("backups", ())
         if not operation.is_finished and _BACKING_UP in operation.description:
             is_ours = any(path.endswith(wanted) for path in paths)
-            if is_ours or (not paths and ctx.move.instance in operation.instances):
+            if is_ours or (not paths and ctx.move.exported in operation.instances):
                 return operation
     return None
 
@@ -113,8 +117,8 @@ def _wait_for_room(ctx: Context) -> Outcome | None:
     room = ctx.source.room_for_backups()
     if room is None:
         return None
-    used = ctx.source.used_space(ctx.move.instance, project=ctx.move.project)
-    snapshots = len(ctx.source.snapshots(ctx.move.instance, project=ctx.move.project))
+    used = ctx.source.used_space(ctx.move.exported, project=ctx.move.project)
+    snapshots = len(ctx.source.snapshots(ctx.move.exported, project=ctx.move.project))
     needed = room_needed(used, snapshots, optimized=ctx.move.policy.optimized) + POOL_RESERVE
     if room.free >= needed:
         return None
@@ -129,7 +133,7 @@ def stream_backup(ctx: Context) -> Outcome:
     if is_exported(ctx) or is_there(ctx):
         return _carried(ctx)
     if "backup" in ctx.job.evidence or not ctx.source.has_backup(
-        ctx.move.instance, backup_name(ctx), project=ctx.move.project
+        ctx.move.exported, backup_name(ctx), project=ctx.move.project
     ):
         # It has expired, or somebody has removed it.
         made = make_backup(ctx)
@@ -154,7 +158,7 @@ def _carry(ctx: Context) -> None:
         ctx.confirm_fence()
         ctx.archive.discard(ctx.move.file)
     ctx.note(evidence={"since": ctx.now().isoformat()})
-    with ctx.source.read_backup(ctx.move.instance, backup_name(ctx), project=ctx.move.project) as (size, pieces):
+    with ctx.source.read_backup(ctx.move.exported, backup_name(ctx), project=ctx.move.project) as (size, pieces):
         ctx.archive.write(ctx.move.file, Incoming(pieces, size, on_piece=kept_alive(ctx), on_whole=on_whole))
 
 
@@ -186,20 +190,21 @@ def write_manifest(ctx: Context) -> Outcome:
 
 
 def _described(ctx: Context) -> dict[str, Any]:
-    """The instance as it is now, for the manifest."""
-    instance = ctx.source_instance()
+    """The instance as it is now, or as it was at its run's snapshot, for the manifest."""
+    now = ctx.source_instance()
+    instance = exported_snapshot(ctx) if ctx.move.exports_clone else now
     drivers = {pool.name: pool.driver for pool in ctx.source.pools()}
     only = ctx.move.overrides.instance_only
     snapshots = () if only else ctx.source.snapshots(instance.name, project=instance.project)
     return {
-        "type": instance.type,
+        "type": now.type,
         "architecture": instance.architecture,
-        "description": instance.description,
+        "description": now.description,
         "profiles": list(instance.own_profiles),
         "config": {**instance.own_config, **instance.identity},
         "devices": {name: dict(device) for name, device in instance.own_devices.items()},
-        "pool": instance.root_pool,
-        "driver": drivers.get(instance.root_pool, ""),
+        "pool": now.root_pool,
+        "driver": drivers.get(now.root_pool, ""),
         "snapshots": [snapshot.name for snapshot in snapshots],
     }
 
@@ -239,6 +244,7 @@ def manifest_of(ctx: Context) -> Manifest:
         devices=described["devices"],
         pool=described["pool"],
         snapshots=tuple(described["snapshots"]),
+        of_snapshot=ctx.move.order.snapshot if ctx.move.exports_clone else "",
         policy=order.policy if order else "",
         at=order.at.astimezone(UTC) if order else None,
     )
@@ -274,19 +280,20 @@ def drop_backup(ctx: Context) -> Outcome:
     if making is not None:
         blocked_on = f"the end of the backup on {ctx.move.source}, which cannot be cancelled"
         return ctx.wait_for(ctx.on_source(making.id), blocked_on=blocked_on)
-    return _delete(ctx) or Outcome.completed()
+    dropped = _delete(ctx) or (drop_clone_of_snapshot(ctx) if ctx.move.exports_clone else None)
+    return dropped or Outcome.completed()
 
 
 def _delete(ctx: Context) -> Outcome | None:
     """None when there is no backup of this job on the server."""
-    if not ctx.source.has_backup(ctx.move.instance, backup_name(ctx), project=ctx.move.project):
+    if not ctx.source.has_backup(ctx.move.exported, backup_name(ctx), project=ctx.move.project):
         ctx.forget("drop")
         return None
     try:
         ended = ctx.settle(
             "drop",
             lambda: ctx.on_source(
-                ctx.source.delete_backup(ctx.move.instance, backup_name(ctx), project=ctx.move.project)
+                ctx.source.delete_backup(ctx.move.exported, backup_name(ctx), project=ctx.move.project)
             ),
             blocked_on=f"the removal of the backup on {ctx.move.source}",
         )

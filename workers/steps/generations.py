@@ -224,7 +224,7 @@ def promote(ctx: Context) -> Outcome:
 def prune(ctx: Context) -> Outcome:
     """What the policy does not keep goes: snapshots of its runs on the source, and its generations on the target."""
     release_staging(ctx)
-    waiting = _prune_snapshots(ctx) or prune_volume_snapshots(ctx) or _prune_generations(ctx)
+    waiting = prune_snapshots(ctx) or prune_volume_snapshots(ctx) or _prune_generations(ctx)
     if waiting is not None:
         return waiting
     if ctx.move.volumes or ctx.job.facts.get("left_volumes"):
@@ -232,7 +232,7 @@ def prune(ctx: Context) -> Outcome:
     return Outcome.completed()
 
 
-def _prune_snapshots(ctx: Context) -> Outcome | None:
+def prune_snapshots(ctx: Context) -> Outcome | None:
     """Those of this policy on the source, but never the newest that staging has too: the next delta needs it."""
     order = ctx.move.order
     if not _removes(ctx) and find_operation(ctx.source.operations(project=ctx.move.project), ctx.move.instance):
@@ -268,7 +268,7 @@ def _superfluous(moments: Iterable[datetime], ctx: Context) -> set[datetime]:
 
 
 def _staged(ctx: Context) -> set[str]:
-    staging = ctx.target_instance()
+    staging = None if ctx.move.archive else ctx.target_instance()
     if staging is None:
         return set()
     return {each.name for each in ctx.target.snapshots(staging.name, project=staging.project)}

@@ -17,8 +17,8 @@ from workers.steps.marks import id_of_mark, mark, remembered_id
 
 #: So much of an instance's name fits with the ending into the 63 characters that it may have; volumes have more room.
 _LONGEST = 40
-#: On what was set aside: its cards with fixed addresses, as they were.
-_CARDS = mark("cards")
+#: On what was set aside: its cards with fixed addresses, as they were, and the addresses of its other ones.
+_CARDS, _ADDRESSES = mark("cards"), mark("addresses")
 
 
 def set_stale_aside(ctx: Context) -> Outcome:
@@ -54,22 +54,31 @@ def put_stale_back(ctx: Context) -> Outcome | None:
 
 
 def _mask(ctx: Context, stale: Instance) -> Outcome:
-    """No other instance with a fixed address starts while a card of this one has it, although this one cannot start.
+    """No other instance with an address of it starts while a card of this one has it, although this one cannot start.
+
+    LXD looks at fixed addresses only, Incus at all.
 
     What is changed is remembered in its marks, with the id for cloud-init, which a new name changes.
     """
     cards = {name: device for name, device in stale.expanded_devices.items() if device.get("type") == "nic"}
     fixed = [name for name, device in cards.items() if "hwaddr" in device]
     were = {name: dict(stale.devices[name]) if name in stale.devices else None for name in fixed}
-    config = {**stale.config, **remembered_id(stale), _CARDS: json.dumps(were)}
-    return _change(ctx, stale, config, {**stale.devices, **{name: {"type": "none"} for name in fixed}})
+    others = {f"volatile.{name}.hwaddr" for name in cards if name not in fixed} & stale.config.keys()
+    told = {_CARDS: json.dumps(were), _ADDRESSES: json.dumps({key: stale.config[key] for key in sorted(others)})}
+    kept = {key: value for key, value in stale.config.items() if key not in others}
+    return _change(
+        ctx,
+        stale,
+        {**kept, **remembered_id(stale), **told},
+        {**stale.devices, **{name: {"type": "none"} for name in fixed}},
+    )
 
 
 def _unmask(ctx: Context, stale: Instance) -> Outcome:
     were = json.loads(stale.config.get(_CARDS, "{}"))
     devices = {name: device for name, device in stale.devices.items() if name not in were}
-    config = {key: value for key, value in stale.config.items() if key not in (_CARDS, INSTANCE_ID_MARK)}
-    config |= id_of_mark(stale)
+    config = {k: v for k, v in stale.config.items() if k not in (_CARDS, _ADDRESSES, INSTANCE_ID_MARK)}
+    config |= {**id_of_mark(stale), **json.loads(stale.config.get(_ADDRESSES, "{}"))}
     return _change(ctx, stale, config, {**devices, **{name: device for name, device in were.items() if device}})
 
 

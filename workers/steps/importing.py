@@ -18,7 +18,7 @@ from common.domain.errors import (
     TransferFailed,
     VerificationFailed,
 )
-from common.domain.instance import IMPORTED, INSTANCE_ID, Instance
+from common.domain.instance import IMPORTED, INSTANCE_ID, MARK_PREFIX, Instance, is_root_disk
 from common.domain.job import Outcome
 from common.domain.operation import OperationRef
 from common.lxd.survey import survey
@@ -175,6 +175,11 @@ def verify_import(ctx: Context) -> Outcome:
     power = {_LAST_POWER: "STOPPED"} if made.config.get(_LAST_POWER) == "RUNNING" else {}
     marks = {mark("job"): ctx.job.id, mark("role"): "target", mark("state"): "receiving"}
     ctx.patch_target({**power, **marks}, seen=made, look=lambda: _there(ctx))
+    if manifest.of_snapshot:
+        mended = _make_as_told(ctx, manifest)
+        if mended is not None:
+            return mended
+        made = _there(ctx)
     missing = _missing_snapshots(ctx, made, manifest)
     kept = {key: value for key, value in manifest.config.items() if not key.startswith("volatile.")}
     changed = sorted(key for key, value in kept.items() if made.config.get(key) != value)
@@ -185,6 +190,35 @@ def verify_import(ctx: Context) -> Outcome:
             hint="see the server's log; `herder retry` imports it once more",
         )
     return Outcome.completed()
+
+
+def _make_as_told(ctx: Context, manifest: Manifest) -> Outcome | None:
+    """None when what was a clone of a snapshot is the instance of which its manifest tells.
+
+    Addresses that shall be others it never has: those of the original may be in use beside it.
+    """
+    made = _there(ctx)
+    others = {key for key in ctx.move.overrides.config if key.startswith("volatile.")}
+    told = {key: value for key, value in manifest.config.items() if key not in others}
+    if not made.is_guarded and "mend" not in ctx.job.evidence:
+        # Servers forget the address of a device that is put in place of another one of its name.
+        wrong = {key: value for key, value in told.items() if made.config.get(key) != value}
+        if wrong:
+            ctx.patch_target(wrong, look=lambda: _there(ctx))
+        return None
+    root = {name: device for name, device in made.devices.items() if is_root_disk(device)}
+    kept = {key: value for key, value in made.config.items() if key.startswith(("volatile.", MARK_PREFIX))}
+    ended = ctx.settle(
+        "mend",
+        lambda: ctx.on_target(ctx.target.replace(made, config={**kept, **told}, devices={**manifest.devices, **root})),
+        blocked_on=f"{made.name} on {ctx.move.target} to be what it was",
+    )
+    if isinstance(ended, Outcome):
+        return ended
+    ctx.forget("mend")
+    if ended is not None and not ended.succeeded:
+        raise TransferFailed(f"{ctx.move.target}: {made.name} cannot be made what it was: {ended.error}")
+    return Outcome.again(evidence=ctx.job.evidence)
 
 
 def _missing_snapshots(ctx: Context, made: Instance, manifest: Manifest) -> list[str]:

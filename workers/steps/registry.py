@@ -45,6 +45,13 @@ def _unless(is_committed: Callable[[Context], bool]) -> Callable[[StepFunction],
     return guarded
 
 
+def _has_its_snapshot(ctx: Context) -> bool:
+    """Whether a backup's commit point lies behind it. What its hook has made quiet waits for no target's answer."""
+    if ctx.job.is_quiet:
+        return False
+    return exporting.is_exported(ctx) if ctx.move.archive else was_handed_over(ctx)
+
+
 _unless_handed_over, _unless_accepted = _unless(was_handed_over), _unless(lone_volumes.is_accepted)
 
 
@@ -79,7 +86,8 @@ STEPS: Mapping[str, StepFunction] = {
         cleanup.retire_source,
         volume_steps.release_volumes,
         cleanup.drop_snapshots,
-        _unless_handed_over(backing_up.take_snapshot),
+        _unless(_has_its_snapshot)(backing_up.take_snapshot),
+        backing_up.end_hook,
         _unless_handed_over(backing_up.refresh_staging),
         _unless_handed_over(generations.make_generation),
         _unless_handed_over(backed_volumes.back_up_volumes),

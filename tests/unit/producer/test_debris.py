@@ -315,6 +315,16 @@ class TestMarks:
             piece = the_one(a_scene(a_server("s1", *source), a_server("s2", a_target())), Kind.MARKS)
             assert piece.is_mendable
 
+    def test_what_a_hook_has_left_quiet_is_told_and_only_its_policy_can_end_it(self) -> None:
+        """While its job is at work it is nobody else's; of one that is parked the hint is another."""
+        quiet = an_instance(config={"user.herder.hook": JOB})
+        assert jobs_named(a_fleet(a_server("s1", quiet))) == {JOB}
+        assert [found(a_scene(a_server("s1", quiet), job=state)) for state in AT_WORK] == [[]] * len(AT_WORK)
+        gone = the_one(a_scene(a_server("s1", quiet)), Kind.MARKS)
+        assert (gone.is_mendable, "lxc config unset s1:web1 user.herder.hook" in gone.hint) == (False, True)
+        parked = the_one(a_scene(a_server("s1", quiet), job=State.PARKED))
+        assert (parked.is_mendable, parked.hint) == (False, f"`herder retry {JOB}`")
+
 
 class TestRetired:
     def test_it_can_be_deleted_when_its_twin_runs(self) -> None:

@@ -65,7 +65,7 @@ def test_a_policy_says_what_when_whither_and_how_long(file: Path) -> None:
         pytest.param("{remote: s3}", "{archive: 'ftp://h/x'}", "'ftp://h/x' is no archive", id="no archive"),
         pytest.param("{remote: s3}", "{archive: /srv, storage: slow}", "storage is no key of an archive", id="a pool"),
         pytest.param("{remote: s3}", "{remote: s3, compression: gzip}", "compression is no key of a remote", id="gzip"),
-        pytest.param("{remote: s3}", "{archive: /srv}", ":9:5: policies.0.hook: a hook is for remotes only", id="hook"),
+        pytest.param("{remote: s3}", "{archive: /srv}", ":9:5: policies.0.hook: a hook is for remotes or", id="hook"),
     ],
 )
 def test_a_mistake_is_told_with_its_place(file: Path, old: str, new: str, words: str) -> None:
@@ -116,3 +116,15 @@ def test_a_target_may_be_an_archive_and_knows_its_line(file: Path) -> None:
     assert (remote.place, remote.written) == ("s2", f"{file}:6:10")
     assert (archive.place, archive.written) == ("s3://vault/night", f"{file}:7:10")
     assert (archive.compression, archive.keep) == (Compression.ZSTD, Retention(last=3))
+
+
+def test_an_archive_takes_a_hook_if_no_remote_is_a_target_too(file: Path) -> None:
+    """A file and a generation are made of snapshots of their own, and so of quiet times of their own."""
+    hooked = FILE.replace("{remote: s3}", "{archive: /srv}").replace(", target: s3", "")
+    file.write_text(hooked)
+    with pytest.raises(PlanFileError, match=r"policies\.0\.hook: a hook is for remotes or for archives"):
+        read_policies(file)
+    lines = [line for line in hooked.splitlines() if "remote" not in line and "drill" not in line]
+    file.write_text("\n".join(lines))
+    (policy,) = read_policies(file)
+    assert ([each.place for each in policy.targets], policy.hook.after) == (["/srv"], ("fsfreeze -u /srv",))

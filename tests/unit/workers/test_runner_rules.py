@@ -1,5 +1,7 @@
 """The runner's rules that need no store: delays, permits and the claims at hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from common.domain.itinerary import ITINERARIES, Phase, Slot, Step
@@ -41,8 +43,9 @@ def test_to_give_an_instance_back_takes_its_source_alone(step: Step) -> None:
     """Everything else waits as long as either server is set aside."""
     itinerary = next(each.name for each in ITINERARIES.values() if step in each.steps)
     job = a_job(step.name, itinerary=itinerary, move=a_move(source="s1", target="s2"))
-    alone = step.name in {"cancel_pass", "restart_source"}
+    alone = step.name in {"cancel_pass", "restart_source", "end_hook"}
     assert needed_servers(job) == (("s1",) if alone else ("s1", "s2"))
+    assert needed_servers(replace(job, facts={"quiet": []})) == ("s1",)
 
 
 @pytest.mark.parametrize(
