@@ -350,7 +350,7 @@ def _about_instance(instance: Instance, move: Move, own_job: str) -> Iterator[Fi
     if move.method is Method.LIVE and not instance.is_virtual_machine:
         yield _refuse(
             "live",
-            "it is a container, whose memory could move by CRIU only, which is not to be relied on",
+            "it is a container: when a live move of one breaks, it hangs on its server, and may run on both",
             "leave `--method` out: a warm move copies while it runs, and restarts the guest",
         )
     if move.method is Method.WARM and move.overrides.instance_only:

@@ -109,9 +109,9 @@ class Lab:
             _claim(root)
             _decide(root, product)
             if any(_product_of(name, _product(root)).is_incus for name in wanted):
-                packages.unpack_backports(packages.INCUS, root / PROGRAMS)
+                packages.unpack_other(packages.INCUS, root / PROGRAMS)
             if INCUS_MACHINE_SERVERS.keys() & set(wanted):
-                packages.unpack_backports(packages.QEMU_OF_INCUS, root / QEMU)
+                packages.unpack_other(packages.QEMU_OF_INCUS, root / QEMU)
             if _WITH_MACHINES.intersection(wanted):
                 stand_ins.make(root / STAND_INS, programs=root / PROGRAMS, qemu=root / QEMU)
             lab = cls(root, _known(root))

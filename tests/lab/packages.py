@@ -58,7 +58,24 @@ QEMU_OF_INCUS = (
     "qemu-system-modules-spice",
     "qemu-system-modules-opengl",
 )
-RELEASE = "bookworm"
+# The CRIU of Debian 12 cannot dump a process on Linux 6.18. That of Debian 13 can, with its own libc and libraries.
+CRIU = (
+    *(
+        "criu",
+        "libc6",
+        "libgcc-s1",
+        "libbsd0",
+        "libmd0",
+        "libnet1",
+        "libnl-3-200",
+        "libprotobuf-c1",
+        "libuuid1",
+        "zlib1g",
+    ),
+    *("libgnutls30t64", "libp11-kit0", "libidn2-0", "libunistring5", "libtasn1-6", "libhogweed6t64", "libnettle8t64"),
+    *("libgmp10", "libffi8", "libnftables1", "libnftnl11", "libmnl0", "libxtables12", "libjansson4", "libzstd1"),
+)
+RELEASE, BACKPORTS, NEXT_RELEASE = "bookworm", "bookworm-backports", "trixie"
 POLICY = Path("/usr/sbin/policy-rc.d")
 ID_FILES = (Path("/etc/subuid"), Path("/etc/subgid"))
 INSTALLING = Path("/var/tmp/herder-lab-packages.lock")
@@ -133,11 +150,11 @@ def _apt(verb: str, *names: str) -> None:
     )
 
 
-def unpack_backports(names: tuple[str, ...], folder: Path) -> None:
-    """Put the files of packages of Debian's backports into a folder, unless they are there; nothing is installed.
+def unpack_other(names: tuple[str, ...], folder: Path, *, suite: str = BACKPORTS) -> None:
+    """Put the files of packages of another suite of Debian into a folder, unless they are there.
 
-    The machine's own lists of packages stay as they are. Raises LabUnavailableError if this is not Debian 12, or its
-    mirror has not got them.
+    Nothing is installed, and the machine's own lists of packages stay as they are; apt checks what it downloads.
+    Raises LabUnavailableError if this is not Debian 12, or its mirror has not got them.
     """
     if folder.exists():
         return
@@ -145,7 +162,7 @@ def unpack_backports(names: tuple[str, ...], folder: Path) -> None:
     host.run("rm", "--recursive", "--force", str(half))
     for needed in ("lists/partial", "cache/archives/partial", "debs", "root"):
         (half / needed).mkdir(parents=True)
-    (half / "list").write_text(f"deb {_mirror()} {RELEASE}-backports main\n")
+    (half / "list").write_text(f"deb {_mirror()} {suite} main\n")
     places = {
         "Dir::Etc::sourcelist": half / "list",
         "Dir::Etc::sourceparts": "/dev/null",
@@ -158,7 +175,7 @@ def unpack_backports(names: tuple[str, ...], folder: Path) -> None:
         host.run("apt-get", "-qq", *options, "update")
         host.run("apt-get", "-qq", *options, "download", *names, folder=half / "debs")
     except LabError as error:
-        raise LabUnavailableError(f"The lab's Incus servers need Debian's backports: {error}") from error
+        raise LabUnavailableError(f"The lab needs {names[0]} of Debian's {suite}: {error}") from error
     for package in sorted((half / "debs").iterdir()):
         host.run("dpkg", "-x", str(package), str(half / "root"))
     (half / "root").rename(folder)
@@ -196,7 +213,7 @@ def newest_kernel() -> str:
 def _mirror() -> str:
     """Where this machine gets its Debian 12 from."""
     if platform.freedesktop_os_release().get("VERSION_CODENAME") != RELEASE:
-        raise LabUnavailableError(f"The lab's Incus servers come from the backports of Debian {RELEASE}.")
+        raise LabUnavailableError(f"The lab takes packages of other suites of Debian on {RELEASE} only.")
     told = host.run(
         "apt-get", "indextargets", "--format", "$(RELEASE) $(COMPONENT) $(REPO_URI)", "Created-By: Packages"
     )

@@ -1,59 +1,300 @@
-"""Why no container moves live: what LXD does when it is asked to, with the CRIU of this machine's Debian."""
+"""What LXD 5.0.2 does with a container that shall move live, and why herder moves none so.
 
-import re
+CRIU works here: see `criu`. Each test is one fact, with the real daemons. A test that fails here with a newer server
+means that the decision may be taken differently.
+"""
+
+import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from common.lxd.migration import Transfer, offer_body, receive_body
-from tests.lab import Lab, host, packages
-from tests.lab.pulls import Site, finished
+from common.domain.errors import ServerRefused
+from common.domain.instance import GUARD_DEVICE, Devices
+from common.lxd.migration import Offer, Transfer, offer_body, receive_body
+from tests.lab import Lab, RefusedError, criu, host
+from tests.lab.criu import Criu
+from tests.lab.pulls import MIB, Pull, Site, done, finished
+from tests.lab.wire import Wire
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
 NAME = "live"
-#: CRIU, and what LXD's own packages have not brought.
-CRIU = ("criu", "libnet1", "libnl-3-200", "libprotobuf-c1", "libnftables1")
+GUARD = {"type": "unix-char", "source": "/dev/herder-guard", "path": "/dev/herder-guard", "required": "true"}
+#: Counts in its memory, and has a file for every number.
+COUNTER = "i=0; while :; do i=$((i+1)); : >/root/seen-$i; sleep 0.1; done"
 
 
-@pytest.fixture
-def with_criu(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Site, Site]]:
-    """Two servers whose daemons find CRIU; it is only unpacked."""
-    packages.unpack(CRIU, tmp_path / "root")
-    (tmp_path / "bin").mkdir()
-    program = tmp_path / "bin/criu"
-    (libraries,) = (tmp_path / "root/usr/lib").glob("*-linux-gnu")
-    program.write_text(f'#!/bin/sh\nLD_LIBRARY_PATH={libraries} exec {tmp_path}/root/usr/sbin/criu "$@"\n')
-    program.chmod(0o755)
+@pytest.fixture(scope="module")
+def working(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Criu, Site, Site]]:
+    """A CRIU that works, and the two servers whose daemons use it."""
     sites = Site.of(lab, "s1"), Site.of(lab, "s2")
-    with monkeypatch.context() as changed:
-        changed.setattr(host, "PATH", f"{program.parent}:{host.PATH}")
+    made = criu.make(tmp_path_factory.mktemp("criu"), one=sites[0].server.lxd_dir, two=sites[1].server.lxd_dir)
+    with pytest.MonkeyPatch.context() as changed:
+        changed.setattr(host, "PATH", made.path)
         for site in sites:
             site.clean()
             site.restart()
-    yield sites
+        yield made, *sites
     for site in sites:
         site.restart()
         site.clean()
 
 
-def test_a_container_that_is_moved_live_stays_where_it_is_and_runs_on(with_criu: tuple[Site, Site]) -> None:
-    """Both operations fail: CRIU cannot dump it on this kernel, or cannot restore it below another LXD_DIR."""
-    source, target = with_criu
-    source.server.launch(NAME)
-    instance = source.client.instance(NAME)
-    live = {**offer_body(NAME, instance_only=False, allow_inconsistent=False), "live": True}
-    offer = source.client._offered(f"/1.0/instances/{NAME}", "default", live)
-    assert set(offer.secrets) == {"control", "criu", "fs"}
-    transfer = Transfer(address=source.server.address, certificate=source.server.certificate.read_text(), offer=offer)
-    body = receive_body(
-        instance, name=NAME, config={}, devices=instance.devices, profiles=instance.profiles, source=transfer
-    )
-    received = finished(target.client, target.client.receive({**body, "source": {**body["source"], "live": True}}))
-    assert not received.succeeded
-    assert re.search(
-        "migration (dump |restore )?failed", received.error
-    )  # without the word if the source hangs up first
-    assert source.client.instance(NAME).is_running
+@pytest.fixture
+def source(working: tuple[Criu, Site, Site]) -> Iterator[Site]:
+    """A server on which a container counts."""
+    yield from _cleaned(working[1])
+
+
+@pytest.fixture
+def target(working: tuple[Criu, Site, Site]) -> Iterator[Site]:
+    """Another one."""
+    yield from _cleaned(working[2])
+
+
+def _cleaned(there: Site) -> Iterator[Site]:
+    there.clean()
+    yield there
+    there.clean()
+
+
+@pytest.fixture
+def held(working: tuple[Criu, Site, Site]) -> Iterator[Criu]:
+    """No restore begins until the test says so."""
+    working[0].hold_restores()
+    yield working[0]
+    working[0].release()
+
+
+def test_between_btrfs_pools_a_live_move_takes_the_memory_and_loses_what_was_written_before_it(
+    source: Site, target: Site
+) -> None:
+    """Its memory goes on. But its disk is that of the snapshot with which the sending began, and nothing is sent later.
+
+    What it has written in between, and its memory knows of, is gone; nobody is told.
+    """
+    launch(source)
+    source.write(NAME)
+    with Wire(source.server, hold_after=MIB) as wire:
+        moving = move_live(source, target, address=wire.address)
+        wire.wait_held()
+        at_snapshot = last(source)
+        host.wait_until("it to count on", lambda: last(source) > at_snapshot + 3)
+        wire.release()
+        moving.succeed()
+    assert source.client.instance(NAME).is_stopped
+    assert counts(target)
+    known = set(range(1, last(target) + 1))
+    on_source, on_target = seen(source), seen(target)
+    assert on_source | on_target == known, "it has counted on with its memory"
+    assert len(on_source - on_target) >= 3, "which its source had on its disk, and the target has not"
+
+
+@pytest.mark.exhaustive
+def test_a_copy_cannot_have_the_guard_and_a_source_whose_copy_fails_hangs_until_its_server_starts_anew(
+    source: Site, target: Site
+) -> None:
+    """LXD starts the copy in the operation that sends it. When that fails, the source is called running, but is not.
+
+    CRIU holds it, and waits for an answer that LXD does not give. The operation that does that cannot be cancelled.
+    """
+    launch(source)
+    fail_with_guard(source, target)
     assert target.client.instances() == ()
+    assert source.client.instance(NAME).is_running
+    assert not counts(source)
+    running = [each for each in source.client.operations() if not each.is_finished]
+    (hanging,) = [each for each in running if each.description == "Live-migrating instance"]
+    with pytest.raises(ServerRefused, match="This operation can't be cancelled"):
+        source.client.cancel(hanging.id)
+    source.restart()
+    assert counts(source)
+
+
+@pytest.mark.exhaustive
+def test_one_that_hangs_like_that_cannot_be_stopped_either(source: Site, target: Site) -> None:
+    """Not even by force: so it can neither be moved in another way, nor be deleted."""
+    launch(source)
+    fail_with_guard(source, target)
+    stopping = source.client.wait(source.client.force_stop(NAME), timeout_seconds=5)
+    assert stopping is not None
+    assert not stopping.is_finished
+    with pytest.raises(RefusedError, match=r"busy|running"):
+        source.server.query("DELETE", f"/1.0/instances/{NAME}")
+
+
+def test_a_connection_that_breaks_before_the_answer_ends_with_one_container_twice(
+    source: Site, target: Site, held: Criu
+) -> None:
+    """The target has restored it, and the source has not heard of that. Its next daemon lets it go on, guard or not."""
+    launch(source)
+    guard_by_profile(source)
+    break_before_the_answer(source, target, held)
+    assert (counts(source), counts(target)) == (False, True)
+    source.restart()
+    assert source.client.instance(NAME).is_guarded
+    assert (counts(source), counts(target)) == (True, True)
+
+
+@pytest.mark.exhaustive
+def test_a_target_that_dies_before_it_has_restored_runs_it_all_the_same_and_then_it_runs_twice(
+    source: Site, target: Site, held: Criu
+) -> None:
+    """What the daemon has begun goes on without it. When it returns, it calls the copy running, and that is true."""
+    launch(source)
+    move_live(source, target)
+    held.wait_held()
+    target.server.kill()
+    held.release()
+    host.wait_until("the copy to go on", lambda: counts(target))
+    target.server.start()
+    assert target.client.instance(NAME).is_running
+    assert not counts(source)
+    source.restart()
+    assert (counts(source), counts(target)) == (True, True)
+
+
+@pytest.mark.exhaustive
+def test_a_source_that_dies_before_its_copy_goes_on_goes_on_itself(source: Site, target: Site, held: Criu) -> None:
+    """And the target, which has heard that, does not: here nothing is lost, and nothing runs twice."""
+    launch(source)
+    moving = move_live(source, target)
+    held.wait_held()
+    assert not counts(source)
+    source.restart()
+    assert counts(source)
+    assert not finished(target.client, moving.received).succeeded
+    held.release()
+    host.wait_until("the target to remove it", lambda: target.client.instances() == ())
+    assert counts(source)
+
+
+@pytest.mark.exhaustive
+def test_one_that_is_frozen_first_runs_on_neither_side_then(source: Site, target: Site, held: Criu) -> None:
+    """So it would not run twice. But it stands still while all of it is sent, and what breaks still hangs.
+
+    The target calls it running, and takes no request to let it go on before one to freeze it.
+    """
+    launch(source)
+    done(source.client, source.client.freeze(NAME))
+    break_before_the_answer(source, target, held)
+    source.restart()
+    assert (source.client.instance(NAME).status, target.client.instance(NAME).status) == ("Frozen", "Running")
+    assert (counts(source), counts(target)) == (False, False)
+    assert "already running" in finished(target.client, target.client.unfreeze(NAME)).error
+
+
+@pytest.mark.exhaustive
+def test_one_that_is_stopped_with_its_memory_can_have_the_guard_and_goes_on_with_it(source: Site, target: Site) -> None:
+    """Here two requests stop and start it, and between them it is sent as any stopped one."""
+    launch(source)
+    done(source.client, source.client.stop_with_memory(NAME))
+    stopped_at = last(source)
+    devices = source.client.instance(NAME).devices
+    move_saved(source, target, devices={**devices, GUARD_DEVICE: GUARD}).succeed()
+    assert GUARD_DEVICE in finished(target.client, target.client.start(NAME, stateful=True)).error
+    copy = target.client.instance(NAME)
+    assert copy.stateful
+    done(target.client, target.client.replace(copy, config=copy.config, devices=devices))
+    done(target.client, target.client.start(NAME, stateful=True))
+    assert counts(target)
+    assert seen(target) == set(range(1, last(target) + 1)), "it has counted on, and all of it is on its disk"
+    assert last(target) > stopped_at
+    assert source.client.instance(NAME).stateful, "the source has its memory still"
+
+
+def launch(there: Site) -> None:
+    """Start a container that counts; without a network card, which would bring nothing to these facts."""
+    body = {"name": NAME, "source": {"type": "image", "alias": "tiny"}, "devices": {"eth0": {"type": "none"}}}
+    there.server.query("POST", "/1.0/instances", body)
+    (there.root_of(NAME) / "root/writer").write_text(COUNTER)
+    done(there.client, there.client.start(NAME))
+    host.wait_until("it to count", lambda: last(there) > 0)
+
+
+def last(there: Site) -> int:
+    """The last number that it has written to its disk."""
+    return max(seen(there), default=0)
+
+
+def seen(there: Site) -> set[int]:
+    """Every number that it has written to its disk."""
+    return {int(file.name.removeprefix("seen-")) for file in (there.root_of(NAME) / "root").glob("seen-*")}
+
+
+def counts(there: Site) -> bool:
+    """Whether it runs, whatever its server says."""
+    before = last(there)
+    time.sleep(0.7)
+    return last(there) != before
+
+
+def guard_by_profile(there: Site) -> None:
+    """As herder guards a source that runs."""
+    there.client.create_profile("herder-fact")
+    there.client.patch(NAME, profiles=("default", "herder-fact"))
+    seen_profile = there.client.profile("herder-fact")
+    there.client.replace_profile(seen_profile, description="", config={}, devices={GUARD_DEVICE: GUARD})
+    assert there.client.instance(NAME).is_guarded
+
+
+def fail_with_guard(source: Site, target: Site) -> None:
+    """Move it live onto a target that may not start it."""
+    devices = {**source.client.instance(NAME).devices, GUARD_DEVICE: GUARD}
+    ended = move_live(source, target, devices=devices).ended()
+    assert [each.succeeded for each in ended] == [False, False]
+    assert GUARD_DEVICE in ended[1].error
+
+
+def break_before_the_answer(source: Site, target: Site, held: Criu) -> None:
+    """Move it live, and cut the connection when the target has all, but the source has not heard that it goes on."""
+    with Wire(source.server) as wire:
+        moving = move_live(source, target, address=wire.address)
+        held.wait_held()
+        wire.hold()
+        held.release()
+        assert finished(target.client, moving.received).succeeded
+        wire.cut()
+        assert not finished(source.client, moving.offered).succeeded
+
+
+def move_live(source: Site, target: Site, *, address: str | None = None, devices: Devices | None = None) -> Pull:
+    """Begin it, as `lxc move` does."""
+    instance = source.client.instance(NAME)
+    body = offer_body(NAME, instance_only=False, allow_inconsistent=False) | {"live": True}
+    reply = source.client.transport.request("POST", f"/1.0/instances/{NAME}", json=body)
+    assert reply.operation
+    secrets = reply.metadata["metadata"]
+    assert secrets.keys() == {"control", "fs", "criu"}, "there is a stream for its memory"
+    received = receive_body(
+        instance,
+        name=NAME,
+        config={},
+        devices=devices or instance.devices,
+        profiles=("default",),
+        source=Transfer(
+            address=address or source.server.address,
+            certificate=source.server.certificate.read_text(),
+            offer=Offer(operation=reply.operation, secrets=secrets),
+        ),
+    )
+    begun = target.client.receive(dict(received) | {"source": received["source"] | {"live": True}})
+    return Pull(source.client, target.client, reply.operation, begun)
+
+
+def move_saved(source: Site, target: Site, *, devices: Devices) -> Pull:
+    """Begin to send a stopped one, with the word to the target that its memory is among its files."""
+    instance = source.client.instance(NAME)
+    assert instance.stateful
+    offer = source.client.offer(NAME, instance_only=False, allow_inconsistent=False)
+    received = receive_body(
+        instance,
+        name=NAME,
+        config={},
+        devices=devices,
+        profiles=instance.profiles,
+        source=Transfer(address=source.server.address, certificate=source.server.certificate.read_text(), offer=offer),
+    )
+    begun = target.client.receive(dict(received) | {"stateful": True})
+    return Pull(source.client, target.client, offer.operation, begun)

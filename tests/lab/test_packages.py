@@ -86,7 +86,7 @@ def test_static_and_dynamic_programs_are_told_apart(tmp_path: Path) -> None:
 def test_incus_is_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.lab.host.PATH", "/nowhere")
     (tmp_path / "programs").mkdir()
-    packages.unpack_backports(packages.INCUS, tmp_path / "programs")
+    packages.unpack_other(packages.INCUS, tmp_path / "programs")
     assert list((tmp_path / "programs").iterdir()) == []
 
 
@@ -95,5 +95,5 @@ def test_without_debian_12_there_is_no_incus_and_nothing_half_done(
 ) -> None:
     monkeypatch.setattr("platform.freedesktop_os_release", lambda: {"VERSION_CODENAME": "sid"})
     with pytest.raises(LabUnavailableError, match="Debian bookworm"):
-        packages.unpack_backports(packages.INCUS, tmp_path / "programs")
+        packages.unpack_other(packages.INCUS, tmp_path / "programs")
     assert not (tmp_path / "programs").exists()

@@ -50,6 +50,12 @@ class Wire:
         """Return when the wire has stopped in the middle of the transfer."""
         assert self._held.wait(seconds), f"the transfer was over after {self.carried} bytes, or never began"
 
+    def hold(self) -> None:
+        """Carry nothing more from now on, either way."""
+        with self._lock:
+            self._open.clear()
+            self._held.set()
+
     def release(self, *, hold_after: int | None = None) -> None:
         """Carry on, without end or until so many bytes have come."""
         with self._lock:

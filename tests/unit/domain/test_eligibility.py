@@ -118,7 +118,7 @@ ONE_FINDING = [
     (
         "a container that shall move live",
         {"move": a_move(method=Method.LIVE)},
-        ("live", "it is a container, whose memory could move by CRIU only", "leave `--method` out"),
+        ("live", "it is a container: when a live move of one breaks, it hangs", "leave `--method` out"),
     ),
     (
         "a virtual machine, to a server without QEMU",
