@@ -25,20 +25,10 @@ from common.lxd.connect import connect
 from common.lxd.remotes import Remote, Remotes
 from common.store.jobs import JobStore
 from common.store.operations import OperationStore
-from producer.debris import (
-    Action,
-    Call,
-    Debris,
-    Found,
-    Kind,
-    Scene,
-    as_root,
-    find_debris,
-    jobs_named,
-    kin,
-    may_lack_data,
-    own_volumes,
-)
+from producer.debris.finding import find_debris, jobs_named, kin
+from producer.debris.instances import as_root, may_lack_data
+from producer.debris.scene import Action, Call, Debris, Found, Kind, Scene
+from producer.debris.volumes import own_volumes
 
 #: Requests to one server at the same time.
 _AT_ONCE = 8

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 from redis import Redis
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
@@ -23,6 +24,9 @@ from tests.lab.lab import default_root
 # A parallel run sets it to the width of its own terminal, and rich would keep to that whatever a test sets.
 os.environ.pop("COLUMNS", None)
 
+# How long an example takes says how busy the machine is.
+settings.register_profile("patient", settings(), deadline=None)
+settings.load_profile("patient")
 
 # In a parallel run every process has a lab of its own.
 if process := os.environ.get("PYTEST_XDIST_WORKER"):

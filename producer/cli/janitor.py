@@ -16,7 +16,8 @@ from common.domain.errors import InputError
 from common.lxd.remotes import Remotes
 from producer.cli import exits, options, render
 from producer.cli.exits import reports_errors
-from producer.debris import MEANINGS, Debris, Kind, Scene, lost_jobs
+from producer.debris.finding import lost_jobs
+from producer.debris.scene import MEANINGS, Debris, Kind, Scene
 from producer.janitor import Janitor, Mended, has_server
 from producer.session import Session, load_remotes, open_session
 

@@ -15,7 +15,8 @@ from common.domain.instance import Instance
 from common.domain.plan import Method, Plan, Policy, Selection
 from common.domain.volume import AttachedVolume, Volume
 from producer.backup import archived, check_archives, plan_id, request_for
-from producer.debris import Kind, find_debris
+from producer.debris.finding import find_debris
+from producer.debris.scene import Kind
 from producer.planner import make_plan, select
 from producer.submit import ID_ALPHABET
 from tests.builders import (

@@ -14,18 +14,9 @@ from common.domain.fleet import Pool, Profile, Server
 from common.domain.instance import BACKUP_STATE, COPY_OF, GUARD_DEVICE, REFRESHED, Instance, Snapshot, guard_profile
 from common.domain.job import Job, State
 from common.domain.operation import Operation
-from producer.debris import (
-    MEANINGS,
-    Action,
-    Debris,
-    Kind,
-    Scene,
-    find_debris,
-    jobs_named,
-    kin,
-    lost_jobs,
-    starts_at_boot,
-)
+from producer.debris.finding import find_debris, jobs_named, kin, lost_jobs
+from producer.debris.others import starts_at_boot
+from producer.debris.scene import MEANINGS, Action, Debris, Kind, Scene
 from tests.builders import NOW, a_fleet, a_job, a_retired_instance, a_server, a_volume, an_instance, volumes_by_key
 from tests.docs.pages import DOCS, first_cells
 from workers.steps.marks import snapshot_name
