@@ -30,6 +30,7 @@ from common.domain.errors import (
 )
 from common.domain.itinerary import GIVE_BACK_BACKUP, GUARD_STALE, Slot, Step
 from common.domain.job import GIVE_BACK_AFTER, Job, JobError, Kind, Outcome, State
+from common.domain.plan import Move
 from common.logs import event
 from common.lxd import relay
 from common.lxd.client import LxdClient
@@ -335,7 +336,12 @@ def slots_of(job: Job, step: Step) -> list[tuple[str, int]]:
         Slot.CUTOVER: (limits.cutovers, limits.cutovers),
     }[step.slot]
     sides = zip((move.source_place, move.target_place), of_role, strict=True)
-    return [(f"{place}:{step.slot.value}", limit) for place, limit in sides if place != move.archive]
+    return [(f"{place}:{step.slot.value}", limit) for place, limit in sides if place in _places(move)]
+
+
+def _places(move: Move) -> tuple[str, ...]:
+    """Where it needs permits: an archive counts none."""
+    return tuple(place for place in (move.source_place, move.target_place) if place != move.archive)
 
 
 def _slots_given_back(before: Job, job: Job, outcome: Outcome | None, *, is_stranded: bool) -> list[str]:
@@ -347,7 +353,7 @@ def _slots_given_back(before: Job, job: Job, outcome: Outcome | None, *, is_stra
 
 def _goes_first(before: Job, job: Job, outcome: Outcome | None, *, is_stranded: bool) -> dict[str, timedelta]:
     """Where one transfer less may begin from now on, and for how long; zero where that is over."""
-    places = [place for place in (job.move.source_place, job.move.target_place) if place != job.move.archive]
+    places = _places(job.move)
     if job.current.slot is Slot.CUTOVER and not _rests(job, outcome, is_stranded=is_stranded):
         time = _GOES_FIRST if job.is_down else _GOES_FIRST_UNTIL_DOWN
         return {} if job.step == before.step else dict.fromkeys(places, time)

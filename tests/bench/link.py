@@ -1,6 +1,5 @@
 """The link of one server of the lab: all of them share a machine and its loopback, which no cluster does."""
 
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,8 +21,7 @@ def limited(server: LabServer, mebibytes_per_second: int) -> Iterator[None]:
         return
     host.run("tc", "qdisc", "add", "dev", "lo", "root", "handle", "1:", "htb")
     try:
-        commands = "\n".join(_commands(server.port, mebibytes_per_second * _MEBIBIT))
-        subprocess.run(["tc", "-batch", "-"], input=commands, text=True, capture_output=True, check=True)
+        host.run("tc", "-batch", "-", text="\n".join(_commands(server.port, mebibytes_per_second * _MEBIBIT)))
         yield
     finally:
         host.run("tc", "qdisc", "del", "dev", "lo", "root")

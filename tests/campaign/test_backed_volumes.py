@@ -10,12 +10,11 @@ import redis
 
 from common.domain.job import State
 from common.domain.plan import AfterGrace, Limits, Method, Retire
-from tests.campaign.line import scripts_in_virtual_time
 from tests.campaign.scenario import Machine, Scenario, Server
 from tests.campaign.trial import Person, build
 from tests.campaign.vault import back_up_earlier, check_backups
 from tests.campaign.worker import Worker
-from tests.campaign.world import World, virtual_waits
+from tests.campaign.world import World, open_world
 from tests.simulator import Guest
 from tests.simulator.model import Volume
 
@@ -51,28 +50,23 @@ def backed_up(
         (timedelta(0),),
         Limits(),
     )
-    with scripts_in_virtual_time():
-        world = World(pool, seed, switches=0.5)
-        with virtual_waits(world):
-            try:
-                build(world, scenario)
-                person = Person(world)
-                for machine in onto:
-                    if machine is not MACHINE:
-                        back_up_earlier(world.fleet, machine, world.fleet.servers["s1"].instances["default", "c1"])
-                    person.submit(f"to-{machine.target}", machine, scenario)
-                world.hire("w1")
-                world.hire("w2")
-                meanwhile(world)
-                world.run_until_rest()
-                world.settle(60)
-                assert {job.state for job in world.jobs()} == {State.DONE}, [job.error for job in world.jobs()]
-                for machine in onto:
-                    wrong = check_backups(world.fleet, machine, person.states(machine), forgets=False)
-                    assert wrong == [], machine.target
-                return world
-            finally:
-                world.close()
+    with open_world(pool, seed, switches=0.5) as world:
+        build(world, scenario)
+        person = Person(world)
+        for machine in onto:
+            if machine is not MACHINE:
+                back_up_earlier(world.fleet, machine, world.fleet.servers["s1"].instances["default", "c1"])
+            person.submit(f"to-{machine.target}", machine, scenario)
+        world.hire("w1")
+        world.hire("w2")
+        meanwhile(world)
+        world.run_until_rest()
+        world.settle(60)
+        assert {job.state for job in world.jobs()} == {State.DONE}, [job.error for job in world.jobs()]
+        for machine in onto:
+            wrong = check_backups(world.fleet, machine, person.states(machine), forgets=False)
+            assert wrong == [], machine.target
+        return world
 
 
 def apart(world: World) -> float:

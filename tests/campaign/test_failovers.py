@@ -21,11 +21,10 @@ from producer.failing_over import as_failover, requests_home
 from producer.planner import make_plan
 from producer.restoring import Chosen, Wanted, requests
 from producer.submit import submit
-from tests.campaign.line import scripts_in_virtual_time
 from tests.campaign.scenario import Machine, Scenario, Server
 from tests.campaign.trial import build, story
 from tests.campaign.worker import Worker
-from tests.campaign.world import World, virtual_waits
+from tests.campaign.world import World, open_world
 from tests.simulator import Fault, Guest, Kind
 from tests.simulator.model import Instance
 
@@ -43,16 +42,11 @@ _OUTAGE = 40.0
 def staged(pool: redis.ConnectionPool, machine: Machine) -> Iterator[World]:
     """An instance on s1, and a backup of it on s2 that is older than what it has."""
     servers = tuple(Server(name, "btrfs", 60e6) for name in (AT_HOME, AWAY))
-    with scripts_in_virtual_time():
-        world = World(pool, 1, switches=0.0)
-        with virtual_waits(world):
-            try:
-                build(world, Scenario(1, servers, (machine,), (timedelta(0),), Limits()))
-                instance(world, AT_HOME).devices["eth9"] = dict(FIXED)
-                world.hire("w1")
-                yield world
-            finally:
-                world.close()
+    with open_world(pool, 1, switches=0.0) as world:
+        build(world, Scenario(1, servers, (machine,), (timedelta(0),), Limits()))
+        instance(world, AT_HOME).devices["eth9"] = dict(FIXED)
+        world.hire("w1")
+        yield world
 
 
 def instance(world: World, server: str, name: str = "c1") -> Instance:

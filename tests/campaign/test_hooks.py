@@ -12,13 +12,12 @@ from common.domain.generation import Hook
 from common.domain.itinerary import ARCHIVE_OF_SNAPSHOT, BACKUP, Itinerary
 from common.domain.job import State
 from common.domain.plan import AfterGrace, Limits, Method, Retire
-from tests.campaign.line import scripts_in_virtual_time
 from tests.campaign.matrix import cancels, points
 from tests.campaign.scenario import Machine, Scenario, Server
 from tests.campaign.trial import Person, build
 from tests.campaign.vault import check_hooks
 from tests.campaign.worker import Worker
-from tests.campaign.world import World, virtual_waits
+from tests.campaign.world import World, open_world
 from tests.simulator import Guest, daemon
 
 _WITH_HOOKS = (BACKUP, ARCHIVE_OF_SNAPSHOT)
@@ -48,19 +47,14 @@ def a_night(pool: redis.ConnectionPool, *machines: Machine, seed: int = 1) -> It
     """The jobs of a run are there, and so are two workers; what happens is up to the test."""
     servers = tuple(Server(name, "btrfs", 60e6) for name in ("s1", "s2", "s3"))
     scenario = Scenario(1, servers, machines[:1], (timedelta(0),), Limits())
-    with scripts_in_virtual_time():
-        world = World(pool, seed, switches=0.5)
-        with virtual_waits(world):
-            try:
-                build(world, scenario)
-                person = Person(world)
-                for number, machine in enumerate(machines, 1):
-                    person.submit(f"p{number}", machine, scenario)
-                world.hire("w1")
-                world.hire("w2")
-                yield world
-            finally:
-                world.close()
+    with open_world(pool, seed, switches=0.5) as world:
+        build(world, scenario)
+        person = Person(world)
+        for number, machine in enumerate(machines, 1):
+            person.submit(f"p{number}", machine, scenario)
+        world.hire("w1")
+        world.hire("w2")
+        yield world
 
 
 def executed(world: World) -> list[tuple[float, str]]:

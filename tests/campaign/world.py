@@ -26,7 +26,7 @@ from common.store.jobs import JobStore
 from common.store.keys import Keys
 from tests.campaign.baton import Killed, Task
 from tests.campaign.door import doors
-from tests.campaign.line import Line
+from tests.campaign.line import Line, scripts_in_virtual_time
 from tests.campaign.outages import Copy, Outages
 from tests.campaign.worker import Worker
 from tests.simulator import Fleet, Server, VirtualClock, states
@@ -503,3 +503,15 @@ def virtual_waits(world: World) -> Iterator[None]:
     random.seed(world.random.random())
     with mock.patch.object(tenacity, "time", time), mock.patch.object(tenacity.nap, "time", time):
         yield
+
+
+@contextmanager
+def open_world(pool: redis.ConnectionPool, seed: int, *, switches: float) -> Iterator[World]:
+    """A world in which scripts and waits take its own time; it is closed at the end."""
+    with scripts_in_virtual_time():
+        world = World(pool, seed, switches=switches)
+        with virtual_waits(world):
+            try:
+                yield world
+            finally:
+                world.close()

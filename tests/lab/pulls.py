@@ -1,6 +1,6 @@
 """Pulls between servers of the lab through our own client, and waiting for what they begin."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from common.domain.instance import Devices
 from common.domain.operation import Operation
 from common.lxd.client import LxdClient
 from common.lxd.connect import connect
-from common.lxd.migration import Transfer, receive_body
+from common.lxd.migration import Offer, Transfer, offer_body, receive_body
 from common.lxd.remotes import Remotes
 from tests.lab.lab import Lab
 from tests.lab.server import LabServer
@@ -105,13 +105,20 @@ def pull(
     refresh: bool = False,
     instance_only: bool = False,
     allow_inconsistent: bool = False,
+    live: Collection[str] = (),
+    stateful: bool = False,
 ) -> Pull:
     """Begin to pull an instance under its own name, with its own profiles and devices, if not said otherwise.
 
-    ``address`` is where the target shall dial the source, for example that of a ``Wire``.
+    ``address`` is where the target shall dial the source, for example that of a ``Wire``. ``live``: as the products'
+    own clients do it, and these are the streams that the source offers. ``stateful``: its memory is among its files.
     """
     instance = source.client.instance(name)
-    offer = source.client.offer(name, instance_only=instance_only, allow_inconsistent=allow_inconsistent)
+    offer = (
+        _live_offer(source, name, live)
+        if live
+        else source.client.offer(name, instance_only=instance_only, allow_inconsistent=allow_inconsistent)
+    )
     transfer = Transfer(
         address=address or source.server.address,
         certificate=source.server.certificate.read_text(),
@@ -128,7 +135,26 @@ def pull(
         profiles=instance.profiles if profiles is None else profiles,
         source=transfer,
     )
+    if live:
+        body = {**body, "source": {**body["source"], "live": True}}
+    if stateful:
+        body = {**body, "stateful": True}
     return Pull(source.client, target.client, offer.operation, target.client.receive(body))
+
+
+def without_last_state(there: Site, name: str) -> dict[str, str]:
+    """The config of an instance but for what tells of its last run."""
+    config = there.client.instance(name).config
+    return {key: value for key, value in config.items() if not key.startswith("volatile.last_state.")}
+
+
+def _live_offer(source: Site, name: str, streams: Collection[str]) -> Offer:
+    body = {**offer_body(name, instance_only=False, allow_inconsistent=False), "live": True}
+    reply = source.client.transport.request("POST", f"/1.0/instances/{name}", json=body)
+    assert reply.operation
+    secrets = reply.metadata["metadata"]
+    assert secrets.keys() == set(streams), "there is a stream for its memory"
+    return Offer(operation=reply.operation, secrets=secrets)
 
 
 def booted(client: LxdClient, name: str) -> None:

@@ -13,10 +13,9 @@ from typing import Self
 import pytest
 
 from common.domain.instance import GUARD_DEVICE
-from common.lxd.migration import Offer, Transfer, offer_body, receive_body
 from tests.lab import Lab, RefusedError, host, machine
 from tests.lab.host import Process, wait_until
-from tests.lab.pulls import Pull, Site, cleaned, done
+from tests.lab.pulls import Pull, Site, cleaned, done, pull, without_last_state
 from tests.lab.wire import Wire
 
 pytestmark = [pytest.mark.lab, pytest.mark.exhaustive, pytest.mark.timeout(600)]
@@ -139,23 +138,6 @@ def open_files(process: Process) -> list[str]:
 
 def move_live(source: Site, target: Site, *, address: str | None = None) -> Pull:
     """Begin it, as `incus move` does."""
-    instance = source.client.instance(NAME)
-    body = offer_body(NAME, instance_only=False, allow_inconsistent=False) | {"live": True}
-    reply = source.client.transport.request("POST", f"/1.0/instances/{NAME}", json=body)
-    assert reply.operation
-    secrets = reply.metadata["metadata"]
-    assert secrets.keys() == {"control", "fs", "criu"}, "there is a stream for its memory"
-    received = receive_body(
-        instance,
-        name=NAME,
-        config={key: value for key, value in instance.config.items() if not key.startswith("volatile.last_state.")},
-        devices=instance.devices,
-        profiles=instance.profiles,
-        source=Transfer(
-            address=address or source.server.address,
-            certificate=source.server.certificate.read_text(),
-            offer=Offer(operation=reply.operation, secrets=secrets),
-        ),
+    return pull(
+        source, target, NAME, address=address, config=without_last_state(source, NAME), live={"control", "fs", "criu"}
     )
-    begun = target.client.receive(dict(received) | {"source": received["source"] | {"live": True}})
-    return Pull(source.client, target.client, reply.operation, begun)

@@ -11,10 +11,9 @@ import pytest
 
 from common.domain.errors import ServerRefused
 from common.domain.instance import GUARD_DEVICE, Devices
-from common.lxd.migration import Offer, Transfer, offer_body, receive_body
 from tests.lab import Lab, RefusedError, criu, host
 from tests.lab.criu import Criu
-from tests.lab.pulls import MIB, Pull, Site, done, finished
+from tests.lab.pulls import MIB, Pull, Site, cleaned, done, finished, pull
 from tests.lab.wire import Wire
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
@@ -25,9 +24,9 @@ GUARD = {"type": "unix-char", "source": "/dev/herder-guard", "path": "/dev/herde
 COUNTER = "i=0; while :; do i=$((i+1)); : >/root/seen-$i; sleep 0.1; done"
 
 
-@pytest.fixture(scope="module")
-def working(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Criu, Site, Site]]:
-    """A CRIU that works, and the two servers whose daemons use it."""
+@pytest.fixture(scope="module", autouse=True)
+def working(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Criu]:
+    """A CRIU that works, which the daemons of two servers use."""
     sites = Site.of(lab, "s1"), Site.of(lab, "s2")
     made = criu.make(tmp_path_factory.mktemp("criu"), one=sites[0].server.lxd_dir, two=sites[1].server.lxd_dir)
     with pytest.MonkeyPatch.context() as changed:
@@ -35,36 +34,30 @@ def working(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tupl
         for site in sites:
             site.clean()
             site.restart()
-        yield made, *sites
+        yield made
     for site in sites:
         site.restart()
         site.clean()
 
 
 @pytest.fixture
-def source(working: tuple[Criu, Site, Site]) -> Iterator[Site]:
+def source(lab: Lab) -> Iterator[Site]:
     """A server on which a container counts."""
-    yield from _cleaned(working[1])
+    yield from cleaned(lab, "s1")
 
 
 @pytest.fixture
-def target(working: tuple[Criu, Site, Site]) -> Iterator[Site]:
+def target(lab: Lab) -> Iterator[Site]:
     """Another one."""
-    yield from _cleaned(working[2])
-
-
-def _cleaned(there: Site) -> Iterator[Site]:
-    there.clean()
-    yield there
-    there.clean()
+    yield from cleaned(lab, "s2")
 
 
 @pytest.fixture
-def held(working: tuple[Criu, Site, Site]) -> Iterator[Criu]:
+def held(working: Criu) -> Iterator[Criu]:
     """No restore begins until the test says so."""
-    working[0].hold_restores()
-    yield working[0]
-    working[0].release()
+    working.hold_restores()
+    yield working
+    working.release()
 
 
 def test_between_btrfs_pools_a_live_move_takes_the_memory_and_loses_what_was_written_before_it(
@@ -192,7 +185,8 @@ def test_one_that_is_stopped_with_its_memory_can_have_the_guard_and_goes_on_with
     done(source.client, source.client.stop_with_memory(NAME))
     stopped_at = last(source)
     devices = source.client.instance(NAME).devices
-    move_saved(source, target, devices={**devices, GUARD_DEVICE: GUARD}).succeed()
+    assert source.client.instance(NAME).stateful
+    pull(source, target, NAME, devices={**devices, GUARD_DEVICE: GUARD}, stateful=True).succeed()
     assert GUARD_DEVICE in finished(target.client, target.client.start(NAME, stateful=True)).error
     copy = target.client.instance(NAME)
     assert copy.stateful
@@ -261,40 +255,5 @@ def break_before_the_answer(source: Site, target: Site, held: Criu) -> None:
 
 def move_live(source: Site, target: Site, *, address: str | None = None, devices: Devices | None = None) -> Pull:
     """Begin it, as `lxc move` does."""
-    instance = source.client.instance(NAME)
-    body = offer_body(NAME, instance_only=False, allow_inconsistent=False) | {"live": True}
-    reply = source.client.transport.request("POST", f"/1.0/instances/{NAME}", json=body)
-    assert reply.operation
-    secrets = reply.metadata["metadata"]
-    assert secrets.keys() == {"control", "fs", "criu"}, "there is a stream for its memory"
-    received = receive_body(
-        instance,
-        name=NAME,
-        config={},
-        devices=devices or instance.devices,
-        profiles=("default",),
-        source=Transfer(
-            address=address or source.server.address,
-            certificate=source.server.certificate.read_text(),
-            offer=Offer(operation=reply.operation, secrets=secrets),
-        ),
-    )
-    begun = target.client.receive(dict(received) | {"source": received["source"] | {"live": True}})
-    return Pull(source.client, target.client, reply.operation, begun)
-
-
-def move_saved(source: Site, target: Site, *, devices: Devices) -> Pull:
-    """Begin to send a stopped one, with the word to the target that its memory is among its files."""
-    instance = source.client.instance(NAME)
-    assert instance.stateful
-    offer = source.client.offer(NAME, instance_only=False, allow_inconsistent=False)
-    received = receive_body(
-        instance,
-        name=NAME,
-        config={},
-        devices=devices,
-        profiles=instance.profiles,
-        source=Transfer(address=source.server.address, certificate=source.server.certificate.read_text(), offer=offer),
-    )
-    begun = target.client.receive(dict(received) | {"stateful": True})
-    return Pull(source.client, target.client, offer.operation, begun)
+    streams = {"control", "fs", "criu"}
+    return pull(source, target, NAME, address=address, devices=devices, profiles=("default",), live=streams)

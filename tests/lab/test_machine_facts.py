@@ -4,15 +4,14 @@ Each test is one fact, with real QEMU. A test that fails here with a newer serve
 differently.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import pytest
 
 from common.domain.instance import GUARD_DEVICE, Devices
-from common.lxd.migration import Offer, Transfer, offer_body, receive_body
 from tests.lab import Lab, machine
 from tests.lab.host import wait_until
-from tests.lab.pulls import Pull, Site, cleaned, done, finished
+from tests.lab.pulls import Pull, Site, cleaned, done, finished, pull, without_last_state
 from tests.lab.wire import Wire
 
 pytestmark = [pytest.mark.lab, pytest.mark.exhaustive]
@@ -90,27 +89,5 @@ def runs(there: Site) -> bool:
 
 def move_live(source: Site, target: Site, *, address: str | None = None, devices: Devices | None = None) -> Pull:
     """Begin it, as ``lxc move`` does."""
-    instance = source.client.instance(NAME)
-    offer = live_offer(source, offer_body(NAME, instance_only=False, allow_inconsistent=False) | {"live": True})
-    body = receive_body(
-        instance,
-        name=NAME,
-        config={key: value for key, value in instance.config.items() if not key.startswith("volatile.last_state.")},
-        devices=instance.devices if devices is None else devices,
-        profiles=instance.profiles,
-        source=Transfer(
-            address=address or source.server.address,
-            certificate=source.server.certificate.read_text(),
-            offer=offer,
-        ),
-    )
-    received = target.client.receive(dict(body) | {"source": body["source"] | {"live": True}})
-    return Pull(source.client, target.client, offer.operation, received)
-
-
-def live_offer(source: Site, body: Mapping[str, object]) -> Offer:
-    reply = source.client.transport.request("POST", f"/1.0/instances/{NAME}", json=body)
-    assert reply.operation
-    secrets = reply.metadata["metadata"]
-    assert secrets.keys() == {"control", "fs"}, "there is a stream for its memory"
-    return Offer(operation=reply.operation, secrets=secrets)
+    config = without_last_state(source, NAME)
+    return pull(source, target, NAME, address=address, config=config, devices=devices, live={"control", "fs"})

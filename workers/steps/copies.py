@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from datetime import timedelta
 
-from common.domain.errors import IdentityMismatch, NotFound, TransferFailed
+from common.domain.errors import HerderError, IdentityMismatch, NotFound, TransferFailed
 from common.domain.instance import WRECK, Instance
 from common.domain.job import Outcome
-from common.domain.operation import Operation
+from common.domain.operation import Operation, OperationRef
 from workers.steps.context import Context
 
 #: What a server says if a name is taken.
@@ -24,6 +24,28 @@ def find_operation(operations: tuple[Operation, ...], name: str) -> Operation | 
             continue
         if not operation.is_finished and name in operation.instances:
             return operation
+    return None
+
+
+def settle_clone(
+    ctx: Context,
+    receive: Callable[[], OperationRef],
+    *,
+    blocked_on: str,
+    failed: Callable[[str], HerderError],
+) -> Outcome | None:
+    """None when its server has made the clone that is asked for once. Raises what ``failed`` makes of its words.
+
+    One of which nobody saw the end is made again by the next run.
+    """
+    ended = ctx.settle("clone", receive, blocked_on=blocked_on)
+    if isinstance(ended, Outcome):
+        return ended
+    ctx.forget("clone")
+    if ended is None:
+        return Outcome.again(evidence=ctx.job.evidence)
+    if not ended.succeeded:
+        raise failed(ended.error)
     return None
 
 

@@ -28,7 +28,7 @@ from common.domain.job import Outcome
 from common.domain.plan import identity_of
 from common.lxd.migration import generation_body
 from workers.steps.context import Context
-from workers.steps.copies import find_operation, remove_copy
+from workers.steps.copies import find_operation, remove_copy, settle_clone
 from workers.steps.cutover import free_target
 from workers.steps.guard import guard
 from workers.steps.health import check_health
@@ -87,18 +87,14 @@ def clone_generation(ctx: Context) -> Outcome:
         body = _body(ctx, _generation(ctx))
     else:
         body = {}
-    ended = ctx.settle(
-        "clone",
+    waiting = settle_clone(
+        ctx,
         lambda: ctx.on_target(ctx.target.receive(body, project=ctx.move.target_project)),
         blocked_on=f"the clone {_where(ctx)}",
+        failed=lambda error: TransferFailed(f"{_where(ctx)} cannot be made: {error}"),
     )
-    if isinstance(ended, Outcome):
-        return ended
-    ctx.forget("clone")
-    if ended is None:
-        return Outcome.again(evidence=ctx.job.evidence)
-    if not ended.succeeded:
-        raise TransferFailed(f"{_where(ctx)} cannot be made: {ended.error}")
+    if waiting is not None:
+        return waiting
     return Outcome.completed(drill_since="", running_after=None, drill_stops=0, health_since=None, was_running=True)
 
 

@@ -14,7 +14,7 @@ from common.domain.job import Outcome
 from common.domain.plan import identity_of
 from common.lxd.migration import generation_body
 from workers.steps.context import Context
-from workers.steps.copies import find_operation
+from workers.steps.copies import find_operation, settle_clone
 from workers.steps.guard import guard
 from workers.steps.marks import mark
 
@@ -40,20 +40,15 @@ def make_clone(ctx: Context) -> Outcome | None:
             return None if ctx.job.facts.get("cloned") else drop_clone_of_snapshot(ctx)
         ctx.note(cloned=False)
     body = {} if "clone" in ctx.job.evidence else _body(ctx)
-    ended = ctx.settle(
-        "clone",
+    waiting = settle_clone(
+        ctx,
         lambda: ctx.on_source(ctx.source.receive(body, project=ctx.move.project)),
         blocked_on=f"the clone of snapshot {ctx.move.order.snapshot} on {ctx.move.source}",
+        failed=lambda error: _failed(ctx, error),
     )
-    if isinstance(ended, Outcome):
-        return ended
-    ctx.forget("clone")
-    if ended is None:
-        return Outcome.again(evidence=ctx.job.evidence)
-    if not ended.succeeded:
-        raise _failed(ctx, ended.error)
-    ctx.note(cloned=True)
-    return None
+    if waiting is None:
+        ctx.note(cloned=True)
+    return waiting
 
 
 def _failed(ctx: Context, error: str) -> TransferFailed | OutOfSpace:

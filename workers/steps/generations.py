@@ -38,7 +38,7 @@ from workers.steps.backed_volumes import (
 )
 from workers.steps.backing_up import has_arrived, release_staging
 from workers.steps.context import Context
-from workers.steps.copies import find_operation, remove_copy
+from workers.steps.copies import find_operation, remove_copy, settle_clone
 from workers.steps.copying import is_received
 from workers.steps.drilling import keep_outcome
 from workers.steps.guard import guard, is_promoted
@@ -78,19 +78,12 @@ def _clone(ctx: Context) -> Outcome | None:
         body = _body(ctx, staging)
     else:
         body = {}
-    ended = ctx.settle(
-        "clone",
+    return settle_clone(
+        ctx,
         lambda: ctx.on_target(ctx.target.receive(body, project=ctx.move.target_project)),
         blocked_on=f"generation {_where(ctx)}",
+        failed=lambda error: TransferFailed(f"{_where(ctx)} cannot be made: {error}"),
     )
-    if isinstance(ended, Outcome):
-        return ended
-    ctx.forget("clone")
-    if ended is None:
-        return Outcome.again(evidence=ctx.job.evidence)
-    if not ended.succeeded:
-        raise TransferFailed(f"{_where(ctx)} cannot be made: {ended.error}")
-    return None
 
 
 def _body(ctx: Context, staging: Instance) -> dict[str, object]:
